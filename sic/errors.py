@@ -1,0 +1,22 @@
+"""The one error that users see: a line that names the file, key or value and the remedy."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class SicError(Exception):
+    """Wrong input or surroundings: one line, what is wrong, where, and what to do."""
+
+
+def exit_on_error(main: Callable[[], None]) -> None:
+    """Run a command line's ``main``; a SicError becomes one line on stderr and exit code 1."""
+    try:
+        main()
+    except SicError as error:
+        fail(error)
+
+
+def fail(error: SicError) -> NoReturn:
+    """Print the one line and end the process with exit code 1."""
+    sys.exit(f"sic: {error}")

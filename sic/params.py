@@ -1,0 +1,264 @@
+"""params.yaml as validated, typed settings: the only place where numbers of the study come from.
+
+Every section has the name of the stage it steers.  Unknown keys, wrong types and values out of
+range end in one line that names the file, the key and what is allowed.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from sic.errors import SicError
+
+PARAMS = Path("params.yaml")
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Device = Literal["auto", "cpu", "cuda"]
+Split = list[str | int] | Positive | Literal["all"]
+PointName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: no unknown keys, no coercion between types, read-only."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(Section):
+    """Which images, and which of them train, validate and test."""
+
+    source: Literal["sample", "folder", "coco"]
+    root: str | None
+    url: str | None
+    train: Split
+    validation: Split
+    test: Split
+
+
+class GraphSegmenter(Section):
+    """Felzenszwalb's graph-based segmentation, the stand-in for Segment Anything."""
+
+    scale: Annotated[float, Field(gt=0)]
+    sigma: Annotated[float, Field(ge=0)]
+    min_size: Positive
+
+
+class SamSegmenter(Section):
+    """Knobs of Segment Anything's automatic mask generator, by its own names."""
+
+    points_per_side: Positive
+    points_per_batch: Positive
+    pred_iou_thresh: Annotated[float, Field(ge=0, le=1)]
+    stability_score_thresh: Annotated[float, Field(ge=0, le=1)]
+    stability_score_offset: Annotated[float, Field(gt=0)]
+    box_nms_thresh: Annotated[float, Field(ge=0, le=1)]
+    crop_n_layers: Annotated[int, Field(ge=0)]
+    min_mask_region_area: Annotated[int, Field(ge=0)]
+
+
+class Segment(Section):
+    """Which segmenter draws the segments, and its settings."""
+
+    segmenter: Literal["graph", "sam_vit_h", "sam_vit_l", "sam_vit_b", "mobile_sam", "annotations"]
+    checkpoint: str | None
+    device: Device
+    graph: GraphSegmenter
+    sam: SamSegmenter
+
+
+class Edges(Section):
+    """From segments to the edge mask m_x."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)]
+    canny_low: Annotated[float, Field(ge=0)]
+    canny_high: Annotated[float, Field(gt=0)]
+    thickness: Positive
+    long_side: Positive | None
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.canny_low > self.canny_high:
+            raise ValueError("canny_low must not be above canny_high")
+        if self.thickness % 2 == 0:
+            raise ValueError("thickness must be odd, so that an edge stays centred")
+        return self
+
+
+class Codec(Section):
+    """Widths of the codec, the same for base, additional, human and difference codec."""
+
+    N: Positive
+    M: Positive
+    num_slices: Positive
+    hyper: Positive
+    context: tuple[Positive, Positive]
+    attention: Positive
+    head_dims: tuple[Positive, Positive, Positive]
+    hyper_head_dim: Positive
+    attention_head_dim: Positive
+
+    # YAML has lists only; strict mode would refuse them as tuples.
+    @model_validator(mode="before")
+    @classmethod
+    def tuples(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return values
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.M % self.num_slices:
+            raise ValueError(f"num_slices={self.num_slices} must divide M={self.M}")
+        for name, head_dim, width in (
+            *(("head_dims", head_dim, self.N) for head_dim in self.head_dims),
+            ("hyper_head_dim", self.hyper_head_dim, self.N),
+            ("attention_head_dim", self.attention_head_dim, self.attention),
+        ):
+            if width % head_dim:
+                raise ValueError(f"{name}: {head_dim} must divide {width}")
+        return self
+
+
+class Train(Section):
+    """What the training of all codecs has in common."""
+
+    device: Device
+    crop: Annotated[int, Field(ge=128, multiple_of=128)]
+    batch: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    aux_learning_rate: Annotated[float, Field(gt=0)]
+    clip: Annotated[float, Field(gt=0)]
+    milestones: list[Share]
+    validate_every: Positive
+    checkpoint_every: Annotated[float, Field(gt=0)]
+
+
+class Point(Section):
+    """A rate point: λ of the loss, times 255² · MSE."""
+
+    lmbda: Annotated[float, Field(gt=0)]
+
+
+class Training(Section):
+    """Where one kind of codec starts and how long it trains."""
+
+    steps: Positive
+    init: str
+    train: bool
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if not self.train and self.init == "scratch":
+            raise ValueError("train: false takes the codec from `init`, which must name a file")
+        return self
+
+
+class SaIcm(Training):
+    """The base."""
+
+    lmbda: Annotated[float, Field(gt=0)]
+
+
+class Sweep(Training):
+    """A codec trained once at each of these rate points."""
+
+    quality: Annotated[list[PointName], Field(min_length=1)]
+
+
+class Fusion(Sweep):
+    """The additional codec, at each m and rate point."""
+
+    m: Annotated[list[Positive], Field(min_length=1)]
+
+
+class Evaluate(Section):
+    """Where streams are written and read, and the classical anchors' settings."""
+
+    device: Device
+    jpeg: list[Annotated[int, Field(ge=0, le=100)]]
+    webp: list[Annotated[int, Field(ge=0, le=100)]]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0)]
+    data: Data
+    segment: Segment
+    edges: Edges
+    codec: Codec
+    train: Train
+    quality: dict[PointName, Point]
+    sa_icm: SaIcm
+    lic: Sweep
+    fusion: Fusion
+    difference: Sweep
+    evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        for stage in ("lic", "fusion", "difference"):
+            for name in getattr(self, stage).quality:
+                if name not in self.quality:
+                    raise ValueError(f"{stage}.quality names {name}, which `quality` does not have")
+        for m in self.fusion.m:
+            if m > self.codec.num_slices:
+                raise ValueError(f"fusion.m: {m} is above codec.num_slices={self.codec.num_slices}")
+        return self
+
+
+def load(path: Path = PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        SicError: naming the file, the key and what is allowed.
+    """
+    try:
+        # YAML 1.1 reads 1e-4 as a string; ruamel's 1.2 default reads it as a number.
+        content = YAML(typ="safe", pure=True).load(Path(path).read_text())
+    except OSError as error:
+        raise SicError(
+            f"cannot read {path}: {error.strerror}; run from the study's folder"
+        ) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise SicError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise SicError(f"{path} must be a mapping of sections, as in the committed params.yaml")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise SicError(f"{path}: {_describe(error)}") from None
+
+
+def _describe(error: ValidationError) -> str:
+    """The gravest fault in one line: an unknown key first, with the closest known one."""
+    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    # Pydantic names the members of a union in the location; users know keys only.
+    location = [
+        part for part in problem["loc"] if "[" not in str(part) and part != "constrained-int"
+    ]
+    key = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]))
+        hint = f"; did you mean {close[0]}?" if close else "; remove it"
+        return f"unknown key {key}{hint}"
+    if problem["type"] == "missing":
+        return f"key {key} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if key and problem["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, not {problem['input']!r}"
+    return f"{key}: {message}" if key else message
+
+
+def _known_keys(location: list[int | str]) -> list[str]:
+    """Keys of the section at ``location`` in params.yaml."""
+    model: Any = Params
+    for part in location:
+        field = model.model_fields.get(part)
+        model = field.annotation if field else Point
+    return list(model.model_fields)

@@ -1,0 +1,69 @@
+"""Feature fusion: base + additional information = scalable codec, (4)–(8).
+
+        x ──┬── base TCM ─────────── ŷ ──┬── g_machine ── x̂_t    for recognition models
+            │                            │
+            └── additional TCM ── ŷa ─── + ── g_human ─── x̂      for people
+
+The additional codec has m ≤ n slices of the base's width; its ŷa is added to the first m slices
+of the base's ŷ.
+"""
+
+import torch
+from torch import Tensor
+
+from sic.tcm import TCM, CodecOutput, Widths
+
+
+def fuse(y_hat: Tensor, ya_hat: Tensor) -> Tensor:
+    """(6)(7): ŷf_k = ŷ_k + ŷa_k for k ≤ m, and ŷ_k for m < k ≤ n, as a new tensor.
+
+    Args:
+        y_hat: the base's latent (B, M, h, w).
+        ya_hat: the additional latent (B, m·M/n, h, w).
+    """
+    added = ya_hat.shape[1]
+    return torch.cat((y_hat[:, :added] + ya_hat, y_hat[:, added:]), dim=1)
+
+
+class AdditionalCodec(TCM):
+    """The TCM that codes the additional information; its g_s is g_human.
+
+    Args:
+        m: slices it codes, 1 ≤ m ≤ ``num_slices``.
+        N, M, num_slices, widths: those of the base (M and n of the base's latent).
+
+    Raises:
+        ValueError: if m is out of range.
+    """
+
+    def __init__(
+        self,
+        m: int,
+        N: int = 128,
+        M: int = 320,
+        num_slices: int = 5,
+        widths: Widths | None = None,
+    ) -> None:
+        if not 1 <= m <= num_slices:
+            raise ValueError(f"m={m} must lie between 1 and num_slices={num_slices}")
+        if M % num_slices:
+            raise ValueError(f"num_slices={num_slices} does not divide M={M}")
+        super().__init__(N, m * M // num_slices, m, widths, image_latent=M)
+        self.m = m
+
+    def forward(self, x: Tensor, y_hat_base: Tensor) -> CodecOutput:  # type: ignore[override]
+        """(6)–(8): code x given the base's latent.
+
+        Args:
+            x: (B, 3, H, W) in [0, 1]; H and W multiples of 128.
+            y_hat_base: ŷ of the base for the same images (B, M, H/16, W/16); not changed.
+
+        Returns:
+            ``y_hat`` is the fused latent ŷf, ``ya_hat`` the part this codec adds,
+            ``likelihoods`` those of ya and za alone.
+        """
+        ya_hat, likelihoods = self.code_latent(self.g_a(x))
+        y_hat = fuse(y_hat_base, ya_hat)
+        return CodecOutput(
+            x_hat=self.g_s(y_hat), y_hat=y_hat, likelihoods=likelihoods, ya_hat=ya_hat
+        )
