@@ -1,0 +1,1 @@
+"""sic: scalable image coding for humans and machines, the paper's system and its study."""

@@ -81,7 +81,7 @@ class Edges(Section):
     long_side: Positive | None
 
     @model_validator(mode="after")
-    def check(self) -> Self:
+    def _check(self) -> Self:
         if self.canny_low > self.canny_high:
             raise ValueError("canny_low must not be above canny_high")
         if self.thickness % 2 == 0:
@@ -105,13 +105,13 @@ class Codec(Section):
     # YAML has lists only; strict mode would refuse them as tuples.
     @model_validator(mode="before")
     @classmethod
-    def tuples(cls, values: Any) -> Any:
+    def _tuples(cls, values: Any) -> Any:
         if isinstance(values, dict):
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return values
 
     @model_validator(mode="after")
-    def check(self) -> Self:
+    def _check(self) -> Self:
         if self.M % self.num_slices:
             raise ValueError(f"num_slices={self.num_slices} must divide M={self.M}")
         for name, head_dim, width in (
@@ -152,7 +152,7 @@ class Training(Section):
     train: bool
 
     @model_validator(mode="after")
-    def check(self) -> Self:
+    def _check(self) -> Self:
         if not self.train and self.init == "scratch":
             raise ValueError("train: false takes the codec from `init`, which must name a file")
         return self
@@ -201,7 +201,7 @@ class Params(Section):
     evaluate: Evaluate
 
     @model_validator(mode="after")
-    def check(self) -> Self:
+    def _check(self) -> Self:
         for stage in ("lic", "fusion", "difference"):
             for name in getattr(self, stage).quality:
                 if name not in self.quality:

@@ -49,7 +49,7 @@ class AdditionalCodec(TCM):
         if M % num_slices:
             raise ValueError(f"num_slices={num_slices} does not divide M={M}")
         super().__init__(N, m * M // num_slices, m, widths, image_latent=M)
-        self.m = m
+        self.m, self.base_M, self.base_slices = m, M, num_slices
 
     def forward(self, x: Tensor, y_hat_base: Tensor) -> CodecOutput:  # type: ignore[override]
         """(6)–(8): code x given the base's latent.
