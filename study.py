@@ -1,0 +1,324 @@
+#!/usr/bin/env python3
+"""The study's two commands, and a few more.
+
+    python3 study.py                 run the study: only what changed reruns
+    python3 study.py test [...]      check and test the code; further words go to pytest
+    python3 study.py lab [...]       open JupyterLab
+    python3 study.py profile NAME    put the numbers of profiles/NAME.yaml into params.yaml
+    python3 study.py WORDS           anything else goes to DVC: status, repro -s edges, exp run, ...
+
+Each first makes or refreshes `.venv` from requirements.lock, when that changed.  Needs Python
+3.11 or 3.12 with pip; only the standard library is used here, in words that older Pythons
+understand, so that they can say what is wrong.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NoReturn, Optional, Tuple
+
+ROOT = Path(__file__).resolve().parent
+LOCK = ROOT / "requirements.lock"
+VENV = ROOT / ".venv"
+BIN = VENV / "bin"
+STAMP = VENV / "study-stamp"  # written last: an environment without it is not whole
+TOOLS = ROOT / ".uv"
+REPORT = ROOT / "reports" / "index.html"
+PYTHONS = ((3, 11), (3, 12))  # as in pyproject.toml: compressai has no wheels above 3.12
+
+# Notebook sources are kept without what a run or JupyterLab adds; cell ids stay, they are ours.
+STRIP = ("nbstripout", "--keep-id", "--extra-keys", "metadata.language_info")
+
+
+def main() -> None:
+    """Run what the command line says."""
+    words = sys.argv[1:]
+    if words[:1] in (["-h"], ["--help"], ["help"]):
+        print(__doc__.strip())
+        return
+    check_platform()
+    os.chdir(str(ROOT))
+    refresh_environment()
+    if words[:1] == ["test"]:
+        sys.exit(test(words[1:]))
+    if words[:1] == ["lab"]:
+        become("jupyter", "lab", *words[1:])
+    if words[:1] == ["profile"]:
+        become("python", "-m", "sic.profile", *words[1:])
+    settle_git()
+    if words:
+        become("dvc", *words)
+    status = run("dvc", "repro")
+    if status == 0 and REPORT.is_file():
+        say(f"the report is {REPORT.relative_to(ROOT)}")
+    sys.exit(status)
+
+
+def test(words: List[str]) -> int:
+    """Format, lint, types, notebooks, tests: all of them, so that one run shows every fault."""
+    notebooks = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb"))
+    checks = [
+        ("ruff", "format", "--check"),
+        ("ruff", "check"),
+        ("mypy",),
+        *([(*STRIP, "--verify", *notebooks)] if notebooks else []),
+        ("pytest", "-n", "2", *words),
+    ]
+    failed = []
+    status = 0
+    for check in checks:
+        say(" ".join(check[:2]))
+        code = run(*check)
+        if code >= 128:  # ended by a signal: the person wants no more of it
+            return code
+        if code:
+            failed.append(check[0])
+            status = status or code
+    if failed:
+        say("failed: " + ", ".join(failed), sys.stderr)
+    return status
+
+
+# ---- the environment -------------------------------------------------------------------------
+
+
+def check_platform() -> None:
+    """Stop with one line unless the study can run under this Python and system."""
+    if os.name != "posix":
+        fail("needs Linux or macOS; on Windows run it inside WSL")
+    if sys.version_info[:2] in PYTHONS:
+        return
+    wanted = " or ".join("{}.{}".format(*version) for version in PYTHONS)
+    remedy = "install one of them"
+    for version in PYTHONS:
+        name = "python{}.{}".format(*version)
+        # pyenv has shims for Pythons that are not switched on: ask the Python itself.
+        if (
+            shutil.which(name)
+            and not subprocess.run(
+                [name, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ).returncode
+        ):
+            remedy = "run: {} {}".format(name, " ".join(["study.py", *sys.argv[1:]]))
+            break
+    fail(
+        f"needs Python {wanted}, and this is Python {sys.version_info[0]}.{sys.version_info[1]}; {remedy}"
+    )
+
+
+def refresh_environment() -> None:
+    """Make `.venv`, or bring it to the lock; nothing if it is there and up to date."""
+    python = f"{sys.version.split()[0]} {os.path.realpath(sys.base_prefix)} {ROOT}"
+    content = hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes())
+    stamp = (python, content.hexdigest())
+    if read_stamp() == stamp:
+        return
+    with only_one_at_a_time():
+        found = read_stamp()  # another study.py may have done it meanwhile
+        if found == stamp:
+            return
+        uv = install_uv()
+        if found is None or found[0] != python:
+            say(
+                "making the environment in .venv; the first time this fetches several gigabytes "
+                "of packages and takes some minutes"
+            )
+            base = getattr(sys, "_base_executable", sys.executable)
+            install(uv, "venv", "--quiet", "--clear", "--python", base, str(VENV))
+        else:
+            say("requirements changed: refreshing .venv")
+            STAMP.unlink()
+        target = ["--python", str(BIN / "python")]
+        install(uv, "pip", "sync", "--require-hashes", *target, str(LOCK))
+        # The build tool is in the lock, so that the package itself needs nothing fetched.
+        install(
+            *(uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"),
+            *(*target, "--editable", str(ROOT)),
+        )
+        strip_notebooks_in_git()
+        STAMP.write_text("\n".join(stamp))
+        say("the environment is ready")
+
+
+def read_stamp() -> Optional[Tuple[str, ...]]:
+    """The Python and the content that `.venv` was made from; None if it is not whole."""
+    if not ((BIN / "python").exists() and STAMP.is_file()):
+        return None
+    stamp = tuple(STAMP.read_text().splitlines())
+    return stamp if len(stamp) == 2 else None
+
+
+@contextlib.contextmanager
+def only_one_at_a_time() -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends."""
+    import fcntl  # not on Windows, where check_platform has the last word
+
+    TOOLS.mkdir(exist_ok=True)
+    with (TOOLS / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another study.py, which is making the environment")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def install_uv() -> str:
+    """Install the uv that the lock pins, checked by its hashes, into a folder of its own."""
+    pin = re.search(r"^uv==(\S+)(?: \\\n +--hash=\S+)+", LOCK.read_text(), re.MULTILINE)
+    if not pin:
+        fail("requirements.lock has no pin of uv; take the file from the repository again")
+    home = TOOLS / pin.group(1)
+    if not (home / "bin" / "uv").exists():
+        say(f"installing uv {pin.group(1)}")
+        part = TOOLS / "part"
+        shutil.rmtree(str(part), ignore_errors=True)
+        requirement = TOOLS / "uv.lock"
+        requirement.write_text(pin.group(0) + "\n")
+        options = ["--quiet", "--no-deps", "--require-hashes", "--target", str(part)]
+        # A person's own defaults for pip may forbid or misplace what goes into a folder.
+        own = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_ROOT_USER_ACTION": "ignore"}
+        own.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
+        pip = [sys.executable, "-m", "pip", "install", *options, "-r", str(requirement)]
+        if importlib.util.find_spec("pip") is None:
+            fail("this Python has no pip; install it (Debian, Ubuntu: apt install python3-pip)")
+        install(*pip, extra=own)
+        part.rename(home)  # whole or not there
+    return str(home / "bin" / "uv")
+
+
+def install(*command: str, extra: Optional[Dict[str, str]] = None) -> None:
+    """Run one step of the installation; stop with a line if it fails."""
+    environment = clean_environment()
+    environment.update(UV_PYTHON_DOWNLOADS="never", **(extra or {}))
+    index = pip_index()
+    if index:
+        environment.setdefault("UV_DEFAULT_INDEX", index)
+    code = supervise(command, environment)
+    if code >= 128:
+        sys.exit(code)
+    if code:
+        fail("the environment could not be made (see above); then run the same command again")
+
+
+def pip_index() -> str:
+    """The package index that pip is set up with, which uv does not ask for; empty: the usual."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    return os.environ.get("PIP_INDEX_URL") or answer.stdout.decode().strip()
+
+
+def strip_notebooks_in_git() -> None:
+    """Let git see notebook sources without outputs (.gitattributes names this filter)."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        command = ".venv/bin/" + " ".join(STRIP)
+        subprocess.run(["git", "config", "filter.sic-notebook.clean", command], check=False)
+
+
+def settle_git() -> None:
+    """Tell DVC whether there is a git repository: a downloaded archive has none."""
+    local = ROOT / ".dvc" / "config.local"
+    told = local.is_file() and "no_scm = true" in local.read_text()
+    archive = not (ROOT / ".git").exists()
+    if archive and not told:
+        say("no git repository here: DVC runs without one (dvc exp needs git)")
+        run("dvc", "config", "--local", "core.no_scm", "true")
+    elif told and not archive:
+        run("dvc", "config", "--local", "--unset", "core.no_scm")
+
+
+# ---- processes -------------------------------------------------------------------------------
+
+
+def clean_environment() -> Dict[str, str]:
+    """The surroundings without any other Python environment's traces."""
+    leaks = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "CONDA_DEFAULT_ENV")
+    return {key: value for key, value in os.environ.items() if key not in leaks}
+
+
+def own_environment() -> Dict[str, str]:
+    """The surroundings in which `python`, `dvc`, `papermill`, `jupyter` are those of `.venv`."""
+    environment = clean_environment()
+    environment["VIRTUAL_ENV"] = str(VENV)
+    environment["PATH"] = os.pathsep.join((str(BIN), environment.get("PATH", os.defpath)))
+    # A kernel of the same name in the person's home must not take the place of ours.
+    environment["JUPYTER_PREFER_ENV_PATH"] = "1"
+    environment["PYTHONNOUSERSITE"] = "1"
+    return environment
+
+
+def become(program: str, *words: str) -> None:
+    """Give this process to a program of the environment: terminal, signals, exit code and all."""
+    sys.stdout.flush()
+    os.execve(str(BIN / program), [program, *words], own_environment())
+
+
+def run(program: str, *words: str) -> int:
+    """Run a program of the environment to its end."""
+    return supervise((str(BIN / program), *words), own_environment())
+
+
+def supervise(command: Tuple[str, ...], environment: Dict[str, str]) -> int:
+    """Run a command in a process group of its own; return its exit code, 128 + n for signal n.
+
+    Whatever asks this process to stop reaches the whole group once, as Ctrl-C: DVC on its own
+    would leave the stage it runs behind.
+    """
+    stopped = []  # type: List[int]
+    children = []  # type: List[subprocess.Popen[bytes]]
+
+    def interrupt() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(children[0].pid, signal.SIGINT)
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.append(number)
+        if children:
+            interrupt()
+
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in asked}
+    try:
+        sys.stdout.flush()
+        children.append(
+            subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        )
+        if stopped:  # it came while the child was starting
+            interrupt()
+        code = children[0].wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopped:
+        return 128 + stopped[0]
+    return code if code >= 0 else 128 - code
+
+
+def say(message: str, stream: Any = None) -> None:
+    """Print a line at once."""
+    print("study: " + message, file=stream or sys.stdout, flush=True)
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line and exit code 1."""
+    sys.exit("study.py: " + message)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
