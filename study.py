@@ -108,9 +108,8 @@ def check_platform() -> None:
         ):
             remedy = "run: {} {}".format(name, " ".join(["study.py", *sys.argv[1:]]))
             break
-    fail(
-        f"needs Python {wanted}, and this is Python {sys.version_info[0]}.{sys.version_info[1]}; {remedy}"
-    )
+    here = ".".join(str(part) for part in sys.version_info[:2])
+    fail(f"needs Python {wanted}, and this is Python {here}; {remedy}")
 
 
 def refresh_environment() -> None:
@@ -136,7 +135,9 @@ def refresh_environment() -> None:
             say("requirements changed: refreshing .venv")
             STAMP.unlink()
         target = ["--python", str(BIN / "python")]
-        install(uv, "pip", "sync", "--require-hashes", *target, str(LOCK))
+        # One package comes as source only: what builds it is pinned by the same lock.
+        pinned = ["--require-hashes", "--build-constraints", str(LOCK)]
+        install(uv, "pip", "sync", *pinned, *target, str(LOCK))
         # The build tool is in the lock, so that the package itself needs nothing fetched.
         install(
             *(uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"),
