@@ -67,6 +67,7 @@ class Segment(Section):
     segmenter: Literal["graph", "sam_vit_h", "sam_vit_l", "sam_vit_b", "mobile_sam", "annotations"]
     checkpoint: str | None
     device: Device
+    shard: Positive
     graph: GraphSegmenter
     sam: SamSegmenter
 

@@ -1,0 +1,161 @@
+"""Pictures as the study sees them: uint8 RGB on disk, float RGB in [0, 1] in the codecs."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from sic.errors import SicError
+from sic.files import replacing
+
+if TYPE_CHECKING:  # torch takes seconds to import and reading files does not need it
+    from torch import Tensor
+
+Pixels = NDArray[np.uint8]
+
+MULTIPLE = 128  # of height and width: g_a halves 4 times, h_a twice, h_a's windows are 4, g_a's 8
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read(path: Path | str) -> Pixels:
+    """Read any picture as uint8 (H, W, 3) RGB, upright.
+
+    Grayscale, palette and CMYK pictures become RGB; 16 bits a channel are scaled to 8 and rounded
+    (v / 257); the orientation in EXIF is applied; transparency (alpha, or a transparent palette
+    colour) is flattened on white, as a browser shows it.  Of several frames the first is taken;
+    colour profiles are not applied.
+
+    Raises:
+        SicError: no such file, not a picture, cut off, or of unknown range (32 bits a channel).
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return _upright_rgb(image, path)
+    except UnidentifiedImageError:
+        raise SicError(f"{path} is not an image that can be read; convert or remove it") from None
+    except Image.DecompressionBombError:
+        raise SicError(f"{path} has too many pixels; scale it down or cut it") from None
+    except OSError as error:
+        problem = error.strerror or "damaged or cut off"
+        raise SicError(f"cannot read {path}: {problem}; replace or remove it") from None
+    except (SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+        # What Pillow's decoders raise on damaged files besides OSError.
+        raise SicError(f"cannot read {path}: {error}; replace or remove it") from None
+
+
+def _upright_rgb(image: Image.Image, path: Path) -> Pixels:
+    if image.mode in ("I", "F"):
+        raise SicError(f"{path} has 32 bits a channel, of unknown range; save it with 8 or 16")
+    turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    image.load()
+    if "16" in image.mode:
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.mode in ("RGB", "RGBA") and _is_16_bit(path):
+        image = Image.fromarray(_read_16_bit_colour(path))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = image.convert("RGB")
+    if turn is not None:
+        image = image.transpose(turn)
+    return np.array(image)
+
+
+def _is_16_bit(path: Path) -> bool:
+    """Whether a colour picture has 16 bits a channel, of which Pillow keeps the upper 8 only."""
+    with Image.open(path) as image:
+        return any("16" in str(tile.args) for tile in image.tile)
+
+
+def _read_16_bit_colour(path: Path) -> Pixels:
+    import cv2
+
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise SicError(f"cannot read {path} with 16 bits a channel; save it with 8")
+    order = cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return _eight_bits(cv2.cvtColor(pixels, order))
+
+
+def _eight_bits(pixels: NDArray[Any]) -> Pixels:
+    """0 … 65535 to 0 … 255, rounded."""
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def write_png(path: Path | str, pixels: Pixels) -> None:
+    """Write uint8 (H, W, 3) RGB as PNG, wholly or not at all.
+
+    Raises:
+        SicError: if the file cannot be written.
+    """
+    with replacing(Path(path)) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def to_tensor(pixels: Pixels) -> "Tensor":
+    """Uint8 (H, W, 3) to float32 (1, 3, H, W) in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+def to_uint8(x_hat: "Tensor") -> Pixels:
+    """A codec's x_hat (1, 3, H, W), unclamped, to uint8 (H, W, 3): clamped, and rounded.
+
+    Raises:
+        SicError: if x_hat holds NaN or infinity, which no picture can show.
+    """
+    x_hat = x_hat.detach()
+    if not x_hat.isfinite().all():
+        raise SicError("the decoded picture holds values that are not finite; the weights are bad")
+    pixels = (x_hat[0].double().clamp(0, 1) * 255).round().byte()
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def quantise(x_hat: "Tensor") -> "Tensor":
+    """x_hat (B, C, H, W) as an 8-bit picture has it: clamped, in steps of 1/255."""
+    return (x_hat.clamp(0, 1) * 255).round() / 255
+
+
+def pad(x: "Tensor", multiple: int = MULTIPLE) -> "Tensor":
+    """Repeat the last row and column of x (B, C, H, W) until H and W are multiples."""
+    from torch.nn import functional as F
+
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def crop(x: "Tensor", height: int, width: int) -> "Tensor":
+    """Undo :func:`pad`: the upper left (B, C, height, width) of x."""
+    return x[..., :height, :width]
+
+
+def psnr(a: Pixels, b: Pixels) -> float:
+    """PSNR in dB of two uint8 (H, W, 3) pictures over all pixels and channels; inf if equal.
+
+    Raises:
+        ValueError: if the pictures differ in shape or are not uint8.
+    """
+    if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
+        raise ValueError(
+            f"PSNR needs two uint8 pictures of one shape: {a.dtype}{a.shape}, {b.dtype}{b.shape}"
+        )
+    mse = np.mean(np.square(a.astype(np.float64) - b.astype(np.float64)))
+    return math.inf if mse == 0 else float(10 * np.log10(255**2 / mse))

@@ -1,0 +1,112 @@
+"""Sharing long work among processes: each piece done once, none lost when a process dies.
+
+Every piece of work has a result file.  A process claims a piece by an operating-system lock, which
+vanishes with the process, makes the result and renames it into place.  Whoever starts again, with
+any number of processes, goes on with what is missing.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from sic.errors import SicError
+from sic.files import write_bytes
+
+WORK = Path("checkpoints")
+_POLL = 0.5  # seconds
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among its like: its number, how many there are, its number on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls) -> "Worker":
+        """As torchrun, Lightning Fabric or SLURM's srun started it; alone if none of them did.
+
+        Raises:
+            SicError: if the environment's numbers do not fit each other.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        if "RANK" not in os.environ and "SLURM_STEP_ID" in os.environ:
+            names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+        values = [os.environ.get(name, default) for name, default in zip(names, "010", strict=True)]
+        try:
+            rank, size, local_rank = map(int, values)
+        except ValueError:
+            rank, size, local_rank = -1, 0, 0
+        if not 0 <= rank < size or local_rank < 0:
+            told = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+            raise SicError(f"the environment's {told} do not fit; unset them or use torchrun")
+        return cls(rank, size, local_rank)
+
+
+def complete(
+    results: Mapping[str, Path],
+    make: Callable[[str], bytes],
+    worker: Worker,
+    unit: str,
+    sizes: Mapping[str, int] | None = None,
+) -> bool:
+    """Make every missing result, sharing with the other workers.
+
+    Each worker starts with its own share, every ``size``-th piece, and then takes what others have
+    not begun.  Rank 0 comes back when everything is there, even if other workers died; the others
+    when nothing is left to begin.
+
+    Args:
+        results: the result file of each piece of work, by name.
+        make: makes the content of a result, by name.
+        worker: this process.
+        unit: what the progress bar counts.
+        sizes: how many units each piece is worth; 1 if not given.
+
+    Returns:
+        Whether all results are there and this process, rank 0, is to put them together.
+    """
+    names = list(results)
+    order = names[worker.rank :: worker.size]
+    order += [name for i, name in enumerate(names) if i % worker.size != worker.rank]
+    size = sizes or dict.fromkeys(names, 1)
+    missing = [name for name in order if not results[name].exists()]
+    total = sum(size.values())
+    done = total - sum(size[name] for name in missing)
+    with tqdm(total=total, initial=done, desc=f"{unit}s", unit=unit) as bar:
+        while missing:
+            left = []
+            for name in missing:
+                if _claim_and_make(results[name], name, make):
+                    bar.update(size[name])
+                else:
+                    left.append(name)
+            missing = left
+            if worker.rank:
+                return False
+            if missing:
+                time.sleep(_POLL)  # others are at work on these; their locks end with them
+    return worker.rank == 0
+
+
+def _claim_and_make(path: Path, name: str, make: Callable[[str], bytes]) -> bool:
+    """Whether the result is there now; false if another process is making it."""
+    if path.exists():
+        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    claim = path.with_name(f"{path.name}.lock")
+    with suppress(Timeout), FileLock(claim, timeout=0):
+        if not path.exists():
+            write_bytes(path, make(name))
+        # Safe: whoever still opens this claim finds the result when it gets the lock.
+        claim.unlink(missing_ok=True)
+        return True
+    return path.exists()
