@@ -96,18 +96,16 @@ def check_platform() -> None:
     if sys.version_info[:2] in PYTHONS:
         return
     wanted = " or ".join("{}.{}".format(*version) for version in PYTHONS)
-    remedy = "install one of them"
+    remedy = "install one of them and run study.py with it"
     for version in PYTHONS:
         name = "python{}.{}".format(*version)
         # pyenv has shims for Pythons that are not switched on: ask the Python itself.
-        if (
-            shutil.which(name)
-            and not subprocess.run(
-                [name, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            ).returncode
-        ):
-            remedy = "run: {} {}".format(name, " ".join(["study.py", *sys.argv[1:]]))
-            break
+        if shutil.which(name):
+            nowhere = subprocess.DEVNULL
+            answer = subprocess.run([name, "-c", ""], stdout=nowhere, stderr=nowhere, check=False)
+            if answer.returncode == 0:
+                remedy = "run: " + " ".join([name, "study.py", *sys.argv[1:]])
+                break
     here = ".".join(str(part) for part in sys.version_info[:2])
     fail(f"needs Python {wanted}, and this is Python {here}; {remedy}")
 
@@ -115,8 +113,7 @@ def check_platform() -> None:
 def refresh_environment() -> None:
     """Make `.venv`, or bring it to the lock; nothing if it is there and up to date."""
     python = f"{sys.version.split()[0]} {os.path.realpath(sys.base_prefix)} {ROOT}"
-    content = hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes())
-    stamp = (python, content.hexdigest())
+    stamp = (python, digest(LOCK), digest(ROOT / "pyproject.toml"))
     if read_stamp() == stamp:
         return
     with only_one_at_a_time():
@@ -124,7 +121,7 @@ def refresh_environment() -> None:
         if found == stamp:
             return
         uv = install_uv()
-        if found is None or found[0] != python:
+        if found[0] != python:
             say(
                 "making the environment in .venv; the first time this fetches several gigabytes "
                 "of packages and takes some minutes"
@@ -134,26 +131,28 @@ def refresh_environment() -> None:
         else:
             say("requirements changed: refreshing .venv")
             STAMP.unlink()
-        target = ["--python", str(BIN / "python")]
-        # One package comes as source only: what builds it is pinned by the same lock.
-        pinned = ["--require-hashes", "--build-constraints", str(LOCK)]
-        install(uv, "pip", "sync", *pinned, *target, str(LOCK))
+        target = ("--python", str(BIN / "python"))
+        if found[:2] != stamp[:2]:
+            # One package comes as source only: what builds it is pinned by the same lock.
+            pinned = ("--require-hashes", "--build-constraints", str(LOCK))
+            install(uv, "pip", "sync", *pinned, *target, str(LOCK))
         # The build tool is in the lock, so that the package itself needs nothing fetched.
-        install(
-            *(uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"),
-            *(*target, "--editable", str(ROOT)),
-        )
+        alone = ("--quiet", "--offline", "--no-deps", "--no-build-isolation")
+        install(uv, "pip", "install", *alone, *target, "--editable", str(ROOT))
         strip_notebooks_in_git()
         STAMP.write_text("\n".join(stamp))
         say("the environment is ready")
 
 
-def read_stamp() -> Optional[Tuple[str, ...]]:
-    """The Python and the content that `.venv` was made from; None if it is not whole."""
-    if not ((BIN / "python").exists() and STAMP.is_file()):
-        return None
-    stamp = tuple(STAMP.read_text().splitlines())
-    return stamp if len(stamp) == 2 else None
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_stamp() -> Tuple[str, ...]:
+    """What `.venv` was made from: Python, lock, pyproject.toml.  Blanks if it is not whole."""
+    stamp = STAMP.read_text().splitlines() if STAMP.is_file() else []
+    return tuple(stamp) if len(stamp) == 3 and (BIN / "python").exists() else ("", "", "")
 
 
 @contextlib.contextmanager
