@@ -17,6 +17,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -34,7 +35,11 @@ REPORT = ROOT / "reports" / "index.html"
 PYTHONS = ((3, 11), (3, 12))  # as in pyproject.toml: compressai has no wheels above 3.12
 
 # Notebook sources are kept without what a run or JupyterLab adds; cell ids stay, they are ours.
-STRIP = ("nbstripout", "--keep-id", "--extra-keys", "metadata.language_info")
+ADDED = "codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version"
+STRIP = (
+    *("nbstripout", "--keep-id", "--extra-keys"),
+    " ".join("metadata.language_info." + key for key in ADDED.split()),
+)
 
 
 def main() -> None:
@@ -64,26 +69,31 @@ def main() -> None:
 def test(words: List[str]) -> int:
     """Format, lint, types, notebooks, tests: all of them, so that one run shows every fault."""
     notebooks = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb"))
-    checks = [
-        ("ruff", "format", "--check"),
-        ("ruff", "check"),
-        ("mypy",),
-        *([(*STRIP, "--verify", *notebooks)] if notebooks else []),
-        ("pytest", "-n", "2", *words),
-    ]
-    failed = []
-    status = 0
-    for check in checks:
-        say(" ".join(check[:2]))
+    checks = {
+        "format": ("ruff", "format", "--check"),
+        "lint": ("ruff", "check"),
+        "types": ("mypy",),
+        "notebooks": (*STRIP, "--verify", *notebooks),
+        "tests": ("pytest", "-n", "2", *words),
+    }
+    failed = {}
+    for name, check in checks.items():
+        say("checking " + name)
         code = run(*check)
         if code >= 128:  # ended by a signal: the person wants no more of it
             return code
         if code:
-            failed.append(check[0])
-            status = status or code
+            failed[name] = code
+    if "notebooks" in failed:
+        say("strip the notebooks named above: " + strip_command() + " notebooks/*.ipynb")
     if failed:
-        say("failed: " + ", ".join(failed), sys.stderr)
-    return status
+        say("failed: " + ", ".join(failed))
+    return next(iter(failed.values()), 0)
+
+
+def strip_command() -> str:
+    """The line that strips notebook sources, from the study's folder."""
+    return ".venv/bin/" + " ".join(shlex.quote(word) for word in STRIP)
 
 
 # ---- the environment -------------------------------------------------------------------------
@@ -222,8 +232,8 @@ def pip_index() -> str:
 def strip_notebooks_in_git() -> None:
     """Let git see notebook sources without outputs (.gitattributes names this filter)."""
     if (ROOT / ".git").exists() and shutil.which("git"):
-        command = ".venv/bin/" + " ".join(STRIP)
-        subprocess.run(["git", "config", "filter.sic-notebook.clean", command], check=False)
+        key = "filter.sic-notebook.clean"
+        subprocess.run(["git", "config", key, strip_command()], check=False)
 
 
 def settle_git() -> None:
@@ -307,9 +317,9 @@ def supervise(command: Tuple[str, ...], environment: Dict[str, str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def say(message: str, stream: Any = None) -> None:
+def say(message: str) -> None:
     """Print a line at once."""
-    print("study: " + message, file=stream or sys.stdout, flush=True)
+    print("study: " + message, flush=True)
 
 
 def fail(message: str) -> NoReturn:
