@@ -152,6 +152,11 @@ class Training(Section):
     init: str
     train: bool
 
+    @property
+    def budget(self) -> int:
+        """Steps to train; 0 where the codec is taken as it is."""
+        return self.steps if self.train else 0
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.train and self.init == "scratch":

@@ -67,3 +67,32 @@ class AdditionalCodec(TCM):
         return CodecOutput(
             x_hat=self.g_s(y_hat), y_hat=y_hat, likelihoods=likelihoods, ya_hat=ya_hat
         )
+
+    @torch.no_grad()
+    def start_from(self, codec: TCM) -> None:
+        """Take the weights of a TCM of the base's size: those of its first m slices, and its g_s.
+
+        Raises:
+            ValueError: if the TCM is not of the base's size.
+        """
+        if (codec.N, codec.M, codec.num_slices, codec.widths) != (
+            self.N,
+            self.base_M,
+            self.base_slices,
+            self.widths,
+        ):
+            raise ValueError("an additional codec can start only from a TCM of its base's size")
+        given = codec.state_dict()
+        for key, own in self.state_dict().items():
+            theirs = given[key]
+            for dim, size in enumerate(own.shape):
+                if theirs.shape[dim] != size:
+                    theirs = theirs.index_select(dim, self._kept_channels(key, size))
+            own.copy_(theirs)
+
+    def _kept_channels(self, key: str, size: int) -> Tensor:
+        """Which channels of a tensor of the base belong to the first m slices."""
+        if key.startswith(("atten_", "cc_", "lrp_")):
+            # Slice networks see the hyper-latents' channels, then the slices before.
+            return torch.cat((torch.arange(self.M), torch.arange(size - self.M) + self.base_M))
+        return torch.arange(size)

@@ -27,10 +27,6 @@ from torch import Tensor, nn
 
 from sic.layers import ConvTransBlock, SWAtten
 
-#: Height and width of an image must be multiples of this: z is at 1/64 of the image, and the
-#: windows of the hyper transforms (4 pixels at 1/32) and of SWAtten (8 pixels at 1/16) must fit.
-SIZE_MULTIPLE = 128
-
 
 class Likelihoods(TypedDict):
     """Probability the entropy model gives each symbol, of the shape of y and of z."""
@@ -253,7 +249,7 @@ class TCM(nn.Module):
         """Code and decode images.
 
         Args:
-            x: (B, 3, H, W) in [0, 1]; H and W multiples of ``SIZE_MULTIPLE``.
+            x: (B, 3, H, W) in [0, 1]; H and W multiples of ``sic.images.MULTIPLE``.
         """
         y_hat, likelihoods = self.code_latent(self.g_a(x))
         return CodecOutput(x_hat=self.g_s(y_hat), y_hat=y_hat, likelihoods=likelihoods)

@@ -1,0 +1,159 @@
+"""One notebook run: papermill, then equal inputs give equal bytes.
+
+    python -m sic.execute notebooks/42_fusion.ipynb reports/fusion/m3-q1 m=3 quality=q1
+    python -m sic.execute --extract notebooks build/code
+
+The only module that knows of notebooks.  Executed copies are products: they lose what differs
+between two equal runs (times, progress bars, random cell ids), and appear whole or not at all.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from sic.errors import SicError, exit_on_error
+from sic.files import replacing, write_text
+
+#: Where the copy of a failed run is left for the reader, outside of DVC's products.
+FAILED = Path("build/failed")
+
+
+def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
+    """Run a notebook and write ``folder/notebook.ipynb`` and ``folder/index.html``.
+
+    What the notebook writes to stderr (progress bars) goes to this process's stderr as it comes.
+
+    Args:
+        notebook: source notebook with a cell tagged `parameters`.
+        folder: where the executed copy goes.
+        parameters: values for that cell, naming the item of a sweep; numbers of the study come
+            from params.yaml.
+
+    Raises:
+        SicError: with the line of the SicError that the notebook ended with, or the last line
+            of its traceback and the place of the failed copy.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    if not notebook.exists():
+        raise SicError(f"no notebook {notebook}; run from the study's folder")
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    attempt = FAILED / f"{'-'.join(folder.parts[1:])}.ipynb"
+    attempt.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            notebook,
+            attempt,
+            parameters,
+            progress_bar=False,
+            log_output=False,
+            stderr_file=sys.stderr,
+        )
+    except PapermillExecutionError as error:
+        if error.ename == SicError.__name__:
+            attempt.unlink()
+            raise SicError(error.evalue) from None
+        raise SicError(
+            f"{notebook} failed in cell {error.exec_count}: {error.ename}: {error.evalue}; "
+            f"its traceback is in {attempt}"
+        ) from None
+    except DeadKernelError:
+        raise SicError(
+            f"the kernel of {notebook} died (killed, or out of memory); run the same command "
+            "again: training continues from its last checkpoint"
+        ) from None
+    executed = clean(nbformat.read(attempt, as_version=4))
+    with replacing(folder / "notebook.ipynb") as temporary:
+        nbformat.write(executed, temporary)
+    write_text(folder / "index.html", html(executed, notebook.stem))
+    attempt.unlink()
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
+    """Drop from an executed notebook, in place, what differs between two equal runs."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for output in cell.outputs:
+                output.get("metadata", {}).pop("papermill", None)
+    return notebook
+
+
+def html(notebook: NotebookNode, title: str) -> str:
+    """A page that opens without a server or a network."""
+    from nbconvert import HTMLExporter
+
+    # MathJax and RequireJS would be fetched; the notebooks write formulas in plain Unicode.
+    exporter = HTMLExporter(
+        mathjax_url="", require_js_url="", jquery_url="", html_manager_semver_range=""
+    )
+    exporter.embed_images = True
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+    return page
+
+
+def extract(notebooks: Path, folder: Path) -> None:
+    """Write the code cells of every notebook as ``folder/NAME.py``, for DVC to depend on.
+
+    Prose, outputs, execution counts and ids are left out, so that saving a notebook with its
+    outputs, or editing its text, reruns nothing.
+
+    Raises:
+        SicError: if a notebook cannot be read.
+    """
+    sources = sorted(notebooks.glob("*.ipynb"))
+    if not sources:
+        raise SicError(f"no notebooks in {notebooks}; run from the study's folder")
+    partial = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    for path in sources:
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except (nbformat.reader.NotJSONError, nbformat.ValidationError, OSError) as error:
+            raise SicError(f"cannot read {path}: {error}") from None
+        cells = (cell for cell in notebook.cells if cell.cell_type == "code")
+        code = "\n\n".join(f"# %% {_tags(cell)}\n{cell.source.strip()}" for cell in cells)
+        write_text(partial / f"{path.stem}.py", f"{code}\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def _tags(cell: NotebookNode) -> str:
+    return " ".join(cell.metadata.get("tags", []))
+
+
+def _value(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def main() -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m sic.execute", description=__doc__)
+    parser.add_argument("--extract", action="store_true", help="write code cells, run nothing")
+    parser.add_argument("source", type=Path, help="notebook, or with --extract their folder")
+    parser.add_argument("folder", type=Path, help="where the products go")
+    parser.add_argument("parameters", nargs="*", help="name=value for the parameters cell")
+    arguments = parser.parse_args()
+    if arguments.extract:
+        extract(arguments.source, arguments.folder)
+        return
+    pairs = dict(item.split("=", 1) for item in arguments.parameters)
+    parameters = {name: _value(text) for name, text in pairs.items()}
+    execute(arguments.source, arguments.folder, parameters)
+
+
+if __name__ == "__main__":
+    exit_on_error(main)
