@@ -9,6 +9,10 @@ class SicError(Exception):
     """Wrong input or surroundings: one line, what is wrong, where, and what to do."""
 
 
+class StreamError(SicError):
+    """A .sic stream that cannot be read: damaged, not of these weights, or of other numbers."""
+
+
 def exit_on_error(main: Callable[[], None]) -> None:
     """Run a command line's ``main``; a SicError becomes one line on stderr and exit code 1."""
     try:
