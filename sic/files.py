@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -37,7 +37,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
+    except RuntimeError as error:
+        # So torch reports a full disk, without the reason: ask the disk itself.
+        if (reason := _no_room(temporary)) is None:
+            raise
+        raise cannot_write(path, reason) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,7 +63,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -80,13 +85,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _no_room(file: Path) -> OSError | None:
+    """Why a file that is being written takes no more bytes; None if it does."""
+    try:
+        with file.open("ab") as end:
+            end.write(bytes(1 << 20))
+            end.flush()
+            os.fsync(end.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _cannot_write(path: Path, error: OSError) -> SicError:
+def cannot_write(path: Path, error: OSError) -> SicError:
+    """The one line for a file that cannot be written: full disk, no permission, …."""
     remedy = (
         "free some space and run the same command again"
         if error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from sic.difference import DifferenceCodec
 from sic.errors import SicError
-from sic.files import replacing
+from sic.files import write_bytes
 from sic.scalable import AdditionalCodec
 from sic.tcm import TCM, Widths
 
@@ -82,8 +82,7 @@ def save(path: Path, codec: TCM, origin: Mapping[str, Any]) -> None:
         "origin": json.dumps(dict(origin), sort_keys=True),
         "fingerprint": fingerprint(codec),
     }
-    with replacing(Path(path)) as temporary:
-        save_file(_tensors(codec), temporary, metadata)
+    write_bytes(path, serialise(_tensors(codec), metadata))
 
 
 def metadata(path: Path) -> dict[str, Any]:
