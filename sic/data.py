@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from sic import images
+from sic import coco, images
 from sic.errors import SicError
 from sic.files import replacing_folder, sha256, write_text
 from sic.params import Data, Split
@@ -69,7 +69,7 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     elif settings.source == "folder":
         pools = dict.fromkeys(SPLITS, _listing(_existing_root(settings), SUFFIXES))
     else:
-        pools = _coco_pools(_existing_root(settings))
+        pools = _coco_pools(settings, root)
     chosen = choose(pools, settings, seed)
     pictures = {name: path for split in SPLITS for name, path in chosen[split]}
     if settings.source == "sample":
@@ -86,7 +86,9 @@ def images_root(settings: Data, root: Path = DATA) -> Path:
     """The folder that the records' paths are relative to."""
     if settings.source == "sample":
         return root / "images"
-    return Path(settings.root) if settings.root else root / "coco"
+    if settings.source == "coco" and not _unpacked(settings):
+        return root / "coco"
+    return _existing_root(settings)
 
 
 def image_path(record: ImageRecord, settings: Data, root: Path = DATA) -> Path:
@@ -150,9 +152,51 @@ def _listing(folder: Path, suffixes: Iterable[str], below: str = ".") -> dict[st
     return found
 
 
-def _coco_pools(root: Path) -> dict[str, dict[str, Path]]:
-    train, test = (_listing(root, {".jpg"}, f"{name}2017") for name in ("train", "val"))
+def _unpacked(settings: Data) -> bool:
+    """Whether data.root is a copy of COCO's folders (and not of its archives, or nothing)."""
+    return settings.root is not None and (_existing_root(settings) / "val2017").is_dir()
+
+
+def _coco_pools(settings: Data, root: Path) -> dict[str, dict[str, Path]]:
+    folder = images_root(settings, root)
+    if not _unpacked(settings):
+        local = _existing_root(settings) if settings.root else None
+        coco.provide(["val2017", "train2017"], folder, local, settings.url)
+    train, test = (_listing(folder, {".jpg"}, f"{name}2017") for name in ("train", "val"))
     return {"train": train, "validation": train, "test": test}
+
+
+def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[Path]:
+    """The COCO-style files with people's outlines of the pictures.
+
+    COCO's own are fetched if they are not there.
+
+    Args:
+        settings: where the pictures come from; ``annotations`` may name the file.
+        outlines: "instances" or "panoptic".
+        root: of the data.
+
+    Raises:
+        SicError: none named, none there, or a download that failed.
+    """
+    if settings.annotations is not None:
+        files = [Path(settings.annotations)]
+    elif settings.source == "coco":
+        folder = images_root(settings, root)
+        if not _unpacked(settings):
+            local = _existing_root(settings) if settings.root else None
+            part = "annotations" if outlines == "instances" else "panoptic"
+            coco.provide([part], folder, local, settings.url)
+            folder = folder / part
+        else:
+            folder = folder / "annotations"
+        files = [folder / f"{outlines}_{name}2017.json" for name in ("train", "val")]
+    else:
+        raise SicError(f"data.annotations: name the file of outlines (source: {settings.source})")
+    for file in files:
+        if not file.is_file():
+            raise SicError(f"there is no file of annotations {file}; see data.annotations")
+    return files
 
 
 # ---- which split they go to ------------------------------------------------------------------

@@ -7,9 +7,9 @@ segments it touches by at least half the range of a channel, so that no contour 
 then cv2.Canny runs on the painted map, and its lines are thickened.
 """
 
-import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sic import data, segment
+from sic import data, records
 from sic.errors import SicError
 from sic.files import replacing, replacing_folder
 from sic.params import Edges, Params
-from sic.segment import Record
-from sic.work import WORK, Worker, complete
+from sic.records import Record
+from sic.work import WORK, Worker, complete, fingerprint
 
 Mask = NDArray[np.bool_]
 
@@ -39,12 +39,13 @@ def run(params: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, 
         SicError: no segments, damaged segments, no space.
     """
     source = root / "segments"
-    shards = {shard["file"]: shard for shard in segment.describe(source)["shards"]}
-    folder = work / f"edges-{_fingerprint(params.edges, [s['sha256'] for s in shards.values()])}"
+    shards = {shard["file"]: shard for shard in records.describe(source)["shards"]}
+    drawn_from = [params.edges.model_dump(), [shard["sha256"] for shard in shards.values()]]
+    folder = work / f"edges-{fingerprint(drawn_from, [sys.modules[__name__], records])}"
 
     def make(name: str) -> bytes:
         density = {}
-        for segments in segment.read_shard(source / name, shards[name]["sha256"]):
+        for segments in records.read_shard(source / name, shards[name]["sha256"]):
             path = folder / f"{segments.image}.png"
             if path.exists():
                 m_x = load(path)
@@ -70,18 +71,18 @@ def run(params: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, 
     return density
 
 
-def mask(records: Sequence[Record], height: int, width: int, settings: Edges) -> Mask:
+def mask(found: Sequence[Record], height: int, width: int, settings: Edges) -> Mask:
     """m_x of one picture: bool (height, width), true on the contours.
 
     Args:
-        records: the picture's segments; those with ``predicted_iou`` of at least α are drawn.
+        found: the picture's segments; those with ``predicted_iou`` of at least α are drawn.
         height: of the picture, in pixels.
         width: of the picture, in pixels.
         settings: α, Canny's thresholds, thickness and long_side in pixels.
     """
     import cv2
 
-    labels = label_map([r for r in records if r["predicted_iou"] >= settings.alpha], height, width)
+    labels = label_map([r for r in found if r["predicted_iou"] >= settings.alpha], height, width)
     if settings.long_side is not None:
         scale = settings.long_side / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -94,16 +95,16 @@ def mask(records: Sequence[Record], height: int, width: int, settings: Edges) ->
     return edges > 0
 
 
-def label_map(records: Sequence[Record], height: int, width: int) -> NDArray[np.int32]:
+def label_map(found: Sequence[Record], height: int, width: int) -> NDArray[np.int32]:
     """Segments painted on each other, the largest first: int32 (H, W), 0 where there is none."""
     from pycocotools import mask as coco
 
     # Column by column, as run-length codes are: their pixels then lie side by side.
     labels = np.zeros((width, height), np.int32)
-    order = sorted(range(len(records)), key=lambda i: (-records[i]["area"], i))
+    order = sorted(range(len(found)), key=lambda i: (-found[i]["area"], i))
     for label, i in enumerate(order, start=1):
-        x, y, w, h = (int(v) for v in records[i]["bbox"])
-        inside = coco.decode(records[i]["segmentation"]).T[x : x + w, y : y + h]
+        x, y, w, h = (int(v) for v in found[i]["bbox"])
+        inside = coco.decode(found[i]["segmentation"]).T[x : x + w, y : y + h]
         np.copyto(labels[x : x + w, y : y + h], label, where=inside.view(bool))
     return np.ascontiguousarray(labels.T)
 
@@ -167,8 +168,3 @@ def load(path: Path) -> Mask:
         raise SicError(
             f"cannot read {path}: {error.strerror or 'damaged'}; run the edges stage"
         ) from None
-
-
-def _fingerprint(settings: Edges, shards: list[str]) -> str:
-    content = json.dumps([settings.model_dump(), shards]).encode() + Path(__file__).read_bytes()
-    return hashlib.sha256(content).hexdigest()[:16]

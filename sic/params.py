@@ -35,6 +35,7 @@ class Data(Section):
     source: Literal["sample", "folder", "coco"]
     root: str | None
     url: str | None
+    annotations: str | None
     train: Split
     validation: Split
     test: Split
@@ -58,6 +59,9 @@ class SamSegmenter(Section):
     stability_score_offset: Annotated[float, Field(gt=0)]
     box_nms_thresh: Annotated[float, Field(ge=0, le=1)]
     crop_n_layers: Annotated[int, Field(ge=0)]
+    crop_nms_thresh: Annotated[float, Field(ge=0, le=1)]
+    crop_overlap_ratio: Annotated[float, Field(ge=0, lt=1)]
+    crop_n_points_downscale_factor: Positive
     min_mask_region_area: Annotated[int, Field(ge=0)]
 
 
@@ -67,6 +71,8 @@ class Segment(Section):
     segmenter: Literal["graph", "sam_vit_h", "sam_vit_l", "sam_vit_b", "mobile_sam", "annotations"]
     checkpoint: str | None
     device: Device
+    precision: Literal["auto", "float32", "float16", "bfloat16"]
+    outlines: Literal["instances", "panoptic"]
     shard: Positive
     graph: GraphSegmenter
     sam: SamSegmenter

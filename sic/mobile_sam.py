@@ -1,0 +1,96 @@
+"""MobileSAM: Segment Anything with TinyViT as its image encoder, for those without a GPU."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from timm.models.tiny_vit import TinyVit
+from torch import Tensor, nn
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class TinyVitEncoder(nn.Module):
+    """MobileSAM's image encoder: timm's TinyViT with its last halving left out, and a neck.
+
+    x (B, 3, 1024, 1024), normalised → embedding (B, 256, 64, 64).
+    """
+
+    img_size = 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        trunk: Any = TinyVit(
+            embed_dims=(64, 128, 160, 320),
+            depths=(2, 2, 6, 2),
+            num_heads=(2, 4, 5, 10),
+            window_sizes=(7, 7, 14, 7),
+            num_classes=0,
+        )
+        trunk.head = nn.Identity()  # the classifier's norm, which MobileSAM does not use
+        trunk.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.trunk = trunk
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, 256, 1, bias=False),
+            LayerNorm2d(256),
+            nn.Conv2d(256, 256, 3, padding=1, bias=False),
+            LayerNorm2d(256),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.neck(self.trunk.forward_features(x))
+
+
+def build() -> Sam:
+    """MobileSAM with random weights; prompt encoder and mask decoder are Segment Anything's."""
+    sam = Sam(
+        image_encoder=TinyVitEncoder(),
+        prompt_encoder=PromptEncoder(
+            embed_dim=256,
+            image_embedding_size=(64, 64),
+            input_image_size=(1024, 1024),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            transformer_dim=256,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=256, num_heads=8, mlp_dim=2048),
+        ),
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
+    )
+    return sam.eval()
+
+
+# MobileSAM's names of the encoder's parts, and timm's.
+_NAMES = (
+    (r"^layers\.(\d+)\.downsample", lambda m: f"trunk.stages.{int(m[1]) + 1}.downsample"),
+    (r"^layers\.(\d+)\.blocks", r"trunk.stages.\1.blocks"),
+    (r"^patch_embed\.seq\.0", "trunk.patch_embed.conv1"),
+    (r"^patch_embed\.seq\.2", "trunk.patch_embed.conv2"),
+    (r"\.c\.weight$", ".conv.weight"),
+)
+_UNUSED = re.compile(r"^(norm_head|head)\.|\.attention_bias_idxs$")
+ENCODER = "image_encoder."
+
+
+def encoder_state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published encoder's state dict, by our names; its unused classifier is left out."""
+    state = {}
+    for key, value in published.items():
+        if _UNUSED.search(key):
+            continue
+        for pattern, name in _NAMES:
+            key = re.sub(pattern, name, key)
+        state[key] = value
+    return state
+
+
+def state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The whole published state dict, by our names."""
+    encoder = {k.removeprefix(ENCODER): v for k, v in published.items() if k.startswith(ENCODER)}
+    rest = {k: v for k, v in published.items() if not k.startswith(ENCODER)}
+    return rest | {f"{ENCODER}{k}": v for k, v in encoder_state(encoder).items()}

@@ -1,0 +1,174 @@
+"""Segments on disk: COCO RLE records with scores, in shards that are checked when read.
+
+``data/segments/`` holds ``segments.json`` (what segmented, how much, each shard's checksum) and
+shards, gzip of one JSON line a picture: ``{"image", "height", "width", "records"}``.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sic.errors import SicError
+from sic.files import replacing_folder, sha256, write_bytes, write_text
+
+HEADER = "segments.json"
+
+# {segmentation: {size: [H, W], counts: str}, area, bbox: [x, y, w, h], predicted_iou,
+# stability_score}: the keys of Segment Anything's own output.
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """One picture's segments."""
+
+    image: str
+    height: int
+    width: int
+    records: list[Record]
+
+    def line(self) -> bytes:
+        """As one line of a shard."""
+        return (json.dumps(vars(self), separators=(",", ":")) + "\n").encode()
+
+
+def encode(mask: NDArray[np.bool_], predicted_iou: float, stability_score: float) -> Record:
+    """A mask, bool (H, W), and its scores as a record."""
+    from pycocotools import mask as coco
+
+    return record(coco.encode(np.asfortranarray(mask, np.uint8)), predicted_iou, stability_score)
+
+
+def record(rle: Mapping[str, Any], predicted_iou: float, stability_score: float) -> Record:
+    """A mask as COCO's compressed run lengths, and its scores, as a record."""
+    from pycocotools import mask as coco
+
+    counts = rle["counts"]
+    return {
+        "segmentation": {
+            "size": [int(n) for n in rle["size"]],
+            "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+        },
+        "area": int(coco.area(rle)),
+        "bbox": [float(v) for v in coco.toBbox(rle)],
+        "predicted_iou": round(float(predicted_iou), 6),
+        "stability_score": round(float(stability_score), 6),
+    }
+
+
+def decode(record: Record) -> NDArray[np.bool_]:
+    """A record's mask, bool (H, W)."""
+    from pycocotools import mask as coco
+
+    return coco.decode(record["segmentation"]).astype(bool)
+
+
+def assemble(
+    lines: Sequence[Path], origin: Mapping[str, Any], shard_size: int, folder: Path
+) -> dict[str, Any]:
+    """Put files of one line each into shards, in this order, and write the header.
+
+    Equal lines give equal bytes.
+
+    Args:
+        lines: files with one picture's segments each.
+        origin: what made the segments: ``segmenter``, ``stand_in`` and the settings.
+        shard_size: pictures a shard.
+        folder: replaced as a whole.
+
+    Returns:
+        The header.
+    """
+    shards: list[dict[str, Any]] = []
+    with replacing_folder(folder) as temporary:
+        for start in range(0, len(lines), shard_size):
+            content = [path.read_bytes() for path in lines[start : start + shard_size]]
+            file = temporary / f"{start // shard_size:05d}.jsonl.gz"
+            write_bytes(file, gzip.compress(b"".join(content), mtime=0))
+            shards.append(
+                {
+                    "file": file.name,
+                    "images": len(content),
+                    "records": sum(len(json.loads(line)["records"]) for line in content),
+                    "bytes": file.stat().st_size,
+                    "sha256": sha256(file),
+                }
+            )
+        header = dict(origin)
+        header |= {key: sum(s[key] for s in shards) for key in ("images", "records", "bytes")}
+        header["shards"] = shards
+        write_text(temporary / HEADER, json.dumps(header, indent=1) + "\n")
+    return header
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The header: ``segmenter``, ``stand_in``, settings, images, records, bytes, and the shards.
+
+    Raises:
+        SicError: no segments there, or a damaged header.
+    """
+    path = Path(folder) / HEADER
+    try:
+        header = json.loads(path.read_text())
+        if not {"segmenter", "stand_in", "images", "records", "shards"} <= header.keys():
+            raise ValueError
+    except OSError as error:
+        raise SicError(
+            f"cannot read {path}: {error.strerror}; run the segment stage first"
+        ) from None
+    except (ValueError, AttributeError):
+        raise SicError(f"{path} is damaged; run the segment stage again") from None
+    return header
+
+
+def read_shard(path: Path, checksum: str) -> Iterator[Segments]:
+    """The segments of the pictures in one shard, one by one.
+
+    Raises:
+        SicError: if the shard is missing, damaged or not the one with this SHA-256.
+    """
+    if not Path(path).is_file():
+        raise SicError(f"{path} is missing; run the segment stage again")
+    damaged = SicError(f"{path} is damaged; run the segment stage again")
+    if sha256(path) != checksum:
+        raise damaged
+    try:
+        with gzip.open(path, "rt") as lines:
+            for line in lines:
+                yield _checked(json.loads(line))
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        raise damaged from None
+
+
+def read(folder: Path) -> Iterator[Segments]:
+    """The segments of every picture, one by one: all of COCO's would not fit in memory.
+
+    Raises:
+        SicError: as :func:`describe` and :func:`read_shard`.
+    """
+    for shard in describe(folder)["shards"]:
+        yield from read_shard(Path(folder) / shard["file"], shard["sha256"])
+
+
+def load(folder: Path) -> dict[str, list[Record]]:
+    """The records of every picture by its name, checked.  Raises as :func:`read`."""
+    return {segments.image: segments.records for segments in read(folder)}
+
+
+def _checked(content: Mapping[str, Any]) -> Segments:
+    """One line of a shard; ValueError, KeyError or TypeError if it does not hold records."""
+    segments = Segments(**content)
+    for one in segments.records:
+        if one["segmentation"]["size"] != [segments.height, segments.width]:
+            raise ValueError("a segment of another size than its image")
+        if not isinstance(one["segmentation"]["counts"], str) or len(one["bbox"]) != 4:
+            raise ValueError("not a COCO record")
+        for key in ("area", "predicted_iou", "stability_score"):
+            float(one[key])
+    return segments
