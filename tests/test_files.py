@@ -1,0 +1,176 @@
+"""Files are written whole or not at all, whatever goes wrong."""
+
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sic.errors import SicError
+from sic.files import replacing, replacing_folder, sha256, write_bytes, write_text
+
+# A program that writes 4 MB in each of the ways in which the study writes checkpoints.
+WRITERS = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save
+from sic.errors import SicError
+from sic.files import replacing, write_bytes
+
+path, weights = Path(sys.argv[1]), {"weight": torch.zeros(1_000_000)}
+
+def by_torch():
+    with replacing(path) as temporary:
+        torch.save(weights, temporary)
+
+for write in (
+    lambda: write_bytes(path, bytes(4_000_000)),
+    lambda: write_bytes(path, save(weights)),
+    by_torch,
+):
+    try:
+        write()
+        print("written")
+    except SicError as error:
+        print(error)
+print(sorted(found.name for found in path.parent.iterdir()))
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def interrupted_after(path: Path) -> None:
+    path.write_text("half")
+    raise KeyboardInterrupt
+
+
+def no_large_files() -> None:
+    """The kernel refuses files above 1 MB, as it does on a disk without room."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+
+def test_a_refused_write_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(b"the last good one")
+    answer = subprocess.run(
+        [sys.executable, "-c", WRITERS, path],
+        preexec_fn=no_large_files,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *lines, left = answer.stdout.splitlines()
+    reason = "File too large; check the folder and its permissions"
+    assert lines == [f"cannot write {path}: {reason}"] * 3
+    assert left == "['checkpoint']"
+    assert path.read_bytes() == b"the last good one"
+
+
+def test_a_full_disk_is_one_line_that_asks_for_space(tmp_path: Path) -> None:
+    # A small file system that only this command sees.
+    unshare = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=1m tmpfs '{tmp_path}'"
+    if shutil.which("unshare") is None or subprocess.run([*unshare, mount], check=False).returncode:
+        pytest.skip("this system does not let a test mount a small file system")
+    path = tmp_path / "checkpoint"
+    answer = subprocess.run(
+        [*unshare, f"{mount} && exec '{sys.executable}' - '{path}'"],
+        input=WRITERS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *lines, left = answer.stdout.splitlines()
+    reason = "No space left on device; free some space and run the same command again"
+    assert lines == [f"cannot write {path}: {reason}"] * 3
+    assert left == "[]", "something half-written is left"
+
+
+def test_a_failed_block_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        interrupted_after(temporary)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["table.csv"]
+
+
+def test_an_error_of_the_program_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), replacing(tmp_path / "a"):
+        raise RuntimeError("shapes differ")
+    assert names(tmp_path) == []
+
+
+def test_a_file_appears_with_its_last_byte_only(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert not path.exists()
+        assert temporary.parent == path.parent, "a rename is atomic within one file system only"
+    assert path.read_bytes() == b"half"
+
+
+def test_files_have_the_permissions_of_any_other_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_bytes(tmp_path / "ours", b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@given(content=st.text())
+def test_text_is_utf_8_and_lines_end_as_given(
+    content: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("text") / "file"
+    write_text(path, content)
+    assert path.read_bytes() == content.encode()
+
+
+def test_a_folder_in_the_way_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    (path / "inside").mkdir(parents=True)
+    with pytest.raises(SicError, match=r"cannot write .*results: "):
+        write_text(path, "")
+    assert names(tmp_path) == ["results"]
+
+
+def test_a_parent_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SicError, match=r"cannot write .*file/table\.csv: "):
+        write_text(tmp_path / "file" / "table.csv", "")
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "masks"
+    for name in ("first", "second"):
+        with replacing_folder(path) as temporary:
+            (temporary / name).write_text(name)
+        assert names(path) == [name]
+    with pytest.raises(KeyboardInterrupt), replacing_folder(path) as temporary:
+        interrupted_after(temporary / "third")
+    assert names(path) == ["second"]
+    assert names(tmp_path) == ["masks"]
+
+
+def test_checksums_are_those_of_sha256(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "abc", b"abc")
+    # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "abc") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    weight = torch.arange(5.0)
+    with replacing(tmp_path / "state") as temporary:
+        torch.save({"weight": weight}, temporary)
+    assert torch.equal(torch.load(tmp_path / "state", weights_only=True)["weight"], weight)
