@@ -6,9 +6,17 @@ range end in one line that names the file, the key and what is allowed.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -19,14 +27,34 @@ PARAMS = Path("params.yaml")
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Device = Literal["auto", "cpu", "cuda"]
-Split = list[str | int] | Positive | Literal["all"]
 PointName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+def _once(values: list[Any]) -> list[Any]:
+    """A sweep trains each of its points once."""
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value} stands there more than once")
+    return values
+
+
+def _split(value: Any) -> Any:
+    """One sentence for the three kinds of split, where Pydantic has one for each."""
+    number = type(value) is int and value > 0
+    names = isinstance(value, list) and value and all(type(name) in (str, int) for name in value)
+    if not (number or names or value == "all"):
+        raise ValueError(f"give a list of names, a number of images above 0, or all, not {value!r}")
+    return value
+
+
+Split = Annotated[list[str | int] | int | Literal["all"], BeforeValidator(_split)]
+Points = Annotated[list[PointName], Field(min_length=1), AfterValidator(_once)]
 
 
 class Section(BaseModel):
     """A section of params.yaml: no unknown keys, no coercion between types, read-only."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -179,13 +207,13 @@ class SaIcm(Training):
 class Sweep(Training):
     """A codec trained once at each of these rate points."""
 
-    quality: Annotated[list[PointName], Field(min_length=1)]
+    quality: Points
 
 
 class Fusion(Sweep):
     """The additional codec, at each m and rate point."""
 
-    m: Annotated[list[Positive], Field(min_length=1)]
+    m: Annotated[list[Positive], Field(min_length=1), AfterValidator(_once)]
 
 
 class Evaluate(Section):
@@ -224,6 +252,16 @@ class Params(Section):
         return self
 
 
+# Where Pydantic speaks of Python, readers of YAML need other words.
+_PLAIN = {
+    "model_type": "input should be keys of its own, as in the committed params.yaml",
+    "tuple_type": "input should be a list",
+    "list_type": "input should be a list",
+    "too_short": "too few entries",
+    "too_long": "too many entries",
+}
+
+
 def load(path: Path = PARAMS) -> Params:
     """Read and check params.yaml.
 
@@ -250,27 +288,28 @@ def load(path: Path = PARAMS) -> Params:
 def _describe(error: ValidationError) -> str:
     """The gravest fault in one line: an unknown key first, with the closest known one."""
     problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    # Pydantic names the members of a union in the location; users know keys only.
-    location = [
-        part for part in problem["loc"] if "[" not in str(part) and part != "constrained-int"
-    ]
+    # Pydantic adds "[key]" where the name of a key is wrong; users know keys only.
+    location = [part for part in problem["loc"] if part != "[key]"]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]))
         hint = f"; did you mean {close[0]}?" if close else "; remove it"
         return f"unknown key {key}{hint}"
     if problem["type"] == "missing":
-        return f"key {key} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if key and problem["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, not {problem['input']!r}"
-    return f"{key}: {message}" if key else message
+        whole = isinstance(location[-1], str)
+        return f"key {key} is missing" if whole else f"{key.rpartition('.')[0]}: too few entries"
+    if problem["type"] == "value_error":
+        message = str(problem["ctx"]["error"])
+        return f"{key}: {message}" if key else message
+    message = _PLAIN.get(problem["type"], problem["msg"])
+    return f"{key}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
 
 
 def _known_keys(location: list[int | str]) -> list[str]:
     """Keys of the section at ``location`` in params.yaml."""
     model: Any = Params
     for part in location:
-        field = model.model_fields.get(part)
-        model = field.annotation if field else Point
+        # `quality` is the one section whose keys are the user's own.
+        model = model.model_fields[part].annotation if model is not dict else Point
+        model = get_origin(model) or model
     return list(model.model_fields)
