@@ -62,7 +62,6 @@ def provide(
     folder: Path,
     local: Path | None = None,
     url: str | None = None,
-    archives: Mapping[str, Archive] = ARCHIVES,
 ) -> None:
     """Have these parts of COCO unpacked in ``folder``.
 
@@ -71,17 +70,16 @@ def provide(
     stopped and goes on where it was.
 
     Args:
-        names: keys of ``archives``.
+        names: keys of ``ARCHIVES``.
         folder: where they are unpacked, as ``folder/train2017/…``.
         local: a folder that may hold archives.
         url: a mirror of the published address, with the same paths below it.
-        archives: what there is.
 
     Raises:
         SicError: no connection, other bytes than expected, a damaged archive, no space.
     """
     for name in names:
-        archive = archives[name]
+        archive = ARCHIVES[name]
         if (folder / archive.folder).is_dir():
             continue
         file = local / archive.file if local else None

@@ -1,0 +1,222 @@
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from server import serving
+from skimage import data as photos
+
+from sic import coco, data, images, params
+from sic.errors import SicError
+
+STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
+
+POOL = {f"{i:02d}": Path(f"{i:02d}.png") for i in range(50)}
+
+
+def settings(**changes: Any) -> params.Data:
+    return params.Data.model_validate({**STUDY.data.model_dump(), **changes})
+
+
+def folder_of(path: Path, names: list[str]) -> Path:
+    astronaut = photos.astronaut()
+    for i, name in enumerate(names):
+        images.write_png(path / f"{name}.png", astronaut[: 20 + i, :30])
+    return path
+
+
+def test_the_bundled_photos_are_written_and_listed(tmp_path: Path) -> None:
+    index = data.prepare(settings(), 0, tmp_path)
+    assert [r.name for r in index["test"]] == ["astronaut", "coffee", "flower"]
+    astronaut = index["test"][0]
+    path = data.image_path(astronaut, settings(), tmp_path)
+    assert path == tmp_path / "images" / "astronaut.png"
+    assert np.array_equal(images.read(path), photos.astronaut())
+    assert (astronaut.width, astronaut.height) == (512, 512)
+    assert astronaut.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert data.load_index(tmp_path / "images.json") == index
+    coffee = index["test"][1]
+    assert (coffee.width, coffee.height) == (600, 400)
+
+
+def test_equal_settings_give_equal_bytes(tmp_path: Path) -> None:
+    chosen = settings(train=6, validation=2, test=3)
+    data.prepare(chosen, 5, tmp_path / "a")
+    data.prepare(chosen, 5, tmp_path / "b")
+    for file in [p for p in (tmp_path / "a").rglob("*") if p.is_file()]:
+        other = tmp_path / "b" / file.relative_to(tmp_path / "a")
+        assert file.read_bytes() == other.read_bytes()
+
+
+def test_photos_no_longer_chosen_are_gone(tmp_path: Path) -> None:
+    data.prepare(settings(), 0, tmp_path)
+    data.prepare(settings(train=["china"], validation=["color"], test=["retina"]), 0, tmp_path)
+    assert {p.stem for p in (tmp_path / "images").iterdir()} == {"china", "color", "retina"}
+
+
+@given(st.integers(1, 30), st.integers(1, 10), st.integers(1, 10), st.integers(0, 9))
+def test_drawn_splits_are_disjoint_and_of_the_size_wanted(
+    train: int, validation: int, test: int, seed: int
+) -> None:
+    pools = dict.fromkeys(data.SPLITS, POOL)
+    chosen = data.choose(pools, settings(train=train, validation=validation, test=test), seed)
+    names = [name for split in data.SPLITS for name, _ in chosen[split]]
+    assert len(set(names)) == len(names) == train + validation + test
+    assert [len(chosen[s]) for s in data.SPLITS] == [train, validation, test]
+    # More training images leave the other splits as they are.
+    more = data.choose(pools, settings(train=train + 1, validation=validation, test=test), seed)
+    assert more["test"] == chosen["test"]
+    assert more["validation"] == chosen["validation"]
+
+
+def test_another_seed_draws_others_and_all_takes_the_rest() -> None:
+    pools = dict.fromkeys(data.SPLITS, POOL)
+    wanted = settings(train="all", validation=["07"], test=9)
+    one, other = (data.choose(pools, wanted, seed) for seed in (1, 2))
+    assert one["test"] != other["test"]
+    assert one["validation"] == [("07", Path("07.png"))]
+    assert len(one["train"]) == 40
+    assert one["test"] == sorted(one["test"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": ["astronout"]}, "no image astronout; there are astronaut, chelsea"),
+        ({"train": ["astronaut"]}, "data.test: astronaut is in train already"),
+        ({"train": ["china", "china"]}, "data.train: china is in train already"),
+        ({"train": 9}, "data.train: 9 images wanted, 8 are at hand"),
+        ({"train": "all", "test": "all"}, "data.test: no image is left"),
+    ],
+)
+def test_splits_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SicError, match=message):
+        data.prepare(settings(**changes), 0, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_folder_of_images(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "mine", ["b", "a", "sub/c", "d"])
+    (root / "notes.txt").write_text("no image")
+    chosen = settings(
+        source="folder", root=str(root), train=["sub/c", "d.png"], validation=1, test="all"
+    )
+    index = data.prepare(chosen, 0, tmp_path / "data")
+    assert [r.path for r in index["train"]] == ["sub/c.png", "d.png"]
+    assert {r.name for split in ("validation", "test") for r in index[split]} == {"a", "b"}
+    assert data.image_path(index["train"][0], chosen) == root / "sub" / "c.png"
+    assert (index["train"][1].height, index["train"][1].width) == (23, 30)
+    assert {p.name for p in (tmp_path / "data").iterdir()} == {"images.json"}
+
+
+def test_folders_that_do_not_serve(tmp_path: Path) -> None:
+    splits = {"train": 1, "validation": 1, "test": 1}
+    with pytest.raises(SicError, match=r"data\.root: name the folder"):
+        data.prepare(settings(source="folder", **splits), 0, tmp_path)
+    with pytest.raises(SicError, match=r"data\.root: there is no folder"):
+        data.prepare(settings(source="folder", root=str(tmp_path / "no"), **splits), 0, tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SicError, match=r"no images in .*empty"):
+        data.prepare(settings(source="folder", root=str(tmp_path / "empty"), **splits), 0, tmp_path)
+    twice = folder_of(tmp_path / "twice", ["a", "b", "c"])
+    (twice / "a.jpg").write_bytes(b"")
+    with pytest.raises(SicError, match="share the name a"):
+        data.prepare(settings(source="folder", root=str(twice), **splits), 0, tmp_path)
+
+
+def test_an_unreadable_image_leaves_the_old_list(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "mine", ["a", "b", "c"])
+    chosen = settings(source="folder", root=str(root), train=["a"], validation=["b"], test=["c"])
+    data.prepare(chosen, 0, tmp_path / "data")
+    before = (tmp_path / "data" / "images.json").read_bytes()
+    (root / "b.png").write_bytes((root / "b.png").read_bytes()[:200])
+    with pytest.raises(SicError, match=r"mine/b\.png"):
+        data.prepare(chosen, 0, tmp_path / "data")
+    assert (tmp_path / "data" / "images.json").read_bytes() == before
+
+
+def test_a_list_that_is_missing_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(SicError, match="run the data stage first"):
+        data.load_index(tmp_path / "images.json")
+    for content in ("{", "[]", '{"train": [{"name": "a"}], "validation": [], "test": []}'):
+        (tmp_path / "images.json").write_text(content)
+        with pytest.raises(SicError, match="run the data stage again"):
+            data.load_index(tmp_path / "images.json")
+
+
+# ---- COCO ------------------------------------------------------------------------------------
+def coco_copy(root: Path, train: int = 6, val: int = 4) -> Path:
+    """A small COCO of cuts of a photo."""
+    astronaut = photos.astronaut()
+    for split, count, first in (("train2017", train, 100), ("val2017", val, 200)):
+        for i in range(count):
+            image = astronaut[i * 10 : i * 10 + 64, :96]
+            path = root / split / f"{first + i:012d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path, quality=95)
+        listed = [{"id": first + i, "file_name": f"{first + i:012d}.jpg"} for i in range(count)]
+        (root / "annotations").mkdir(exist_ok=True)
+        file = root / "annotations" / f"instances_{split}.json"
+        file.write_text(json.dumps({"images": listed, "annotations": [], "categories": []}))
+    return root
+
+
+def test_a_local_copy_of_coco(tmp_path: Path) -> None:
+    root = coco_copy(tmp_path / "coco")
+    chosen = settings(source="coco", root=str(root), train=[100, 101], validation=2, test="all")
+    index = data.prepare(chosen, 0, tmp_path / "data")
+    assert [r.path for r in index["train"]] == [f"train2017/{i:012d}.jpg" for i in (100, 101)]
+    assert all(r.path.startswith("train2017/") for r in index["validation"])
+    assert [r.name for r in index["test"]] == [f"{i:012d}" for i in range(200, 204)]
+    assert data.image_path(index["test"][0], chosen).is_file()
+    assert [f.name for f in data.annotation_files(chosen, "instances")] == [
+        "instances_train2017.json",
+        "instances_val2017.json",
+    ]
+    with pytest.raises(SicError, match="panoptic_train2017"):
+        data.annotation_files(chosen, "panoptic")
+    with pytest.raises(SicError, match="no image 200"):
+        data.prepare(settings(source="coco", root=str(root), train=[200]), 0, tmp_path / "data")
+
+
+def zipped(root: Path, folder: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for path in sorted((root / folder).iterdir()):
+            archive.write(path, f"{folder}/{path.name}")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("way", ["mirror", "archives"])
+def test_coco_from_a_mirror_or_from_archives_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    copy = coco_copy(tmp_path / "copy")
+    archives, files = {}, {}
+    for name in ("train2017", "val2017", "annotations"):
+        content = zipped(copy, name)
+        path = coco.ARCHIVES[name].path
+        archives[name] = coco.Archive(path, hashlib.sha256(content).hexdigest(), name)
+        files[f"/{path}"] = content
+        (tmp_path / "zips").mkdir(exist_ok=True)
+        (tmp_path / "zips" / archives[name].file).write_bytes(content)
+    monkeypatch.setattr(coco, "ARCHIVES", archives)
+    with serving(files) as site:
+        site.break_after = 20_000
+        given = {"url": site.address} if way == "mirror" else {"root": str(tmp_path / "zips")}
+        chosen = settings(source="coco", train="all", validation=1, test=2, **given)
+        index = data.prepare(chosen, 0, tmp_path / "data")
+        found = data.annotation_files(chosen, "instances", tmp_path / "data")
+        assert bool(site.asked) == (way == "mirror")
+    assert [len(index[s]) for s in data.SPLITS] == [5, 1, 2]
+    path = data.image_path(index["test"][0], chosen, tmp_path / "data")
+    assert path.is_relative_to(tmp_path / "data" / "coco" / "val2017")
+    assert path.read_bytes() == (copy / index["test"][0].path).read_bytes()
+    assert json.loads(found[1].read_text())["images"][0]["id"] == 200

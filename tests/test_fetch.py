@@ -1,0 +1,120 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from server import serving
+
+from sic import fetch as module
+from sic.errors import SicError
+from sic.fetch import fetch
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+CHECKSUM = hashlib.sha256(CONTENT).hexdigest()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"f.zip.lock"}
+
+
+def test_a_file_is_fetched_once(tmp_path: Path) -> None:
+    with serving({"/f.zip": CONTENT}) as site:
+        for _ in range(2):
+            assert fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM).exists()
+        assert len(site.asked) == 1
+    assert (tmp_path / "f.zip").read_bytes() == CONTENT
+    assert names(tmp_path) == {"f.zip"}
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(tmp_path: Path) -> None:
+    with serving({"/f.zip": CONTENT}) as site:
+        site.break_after = 100_000
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM, pause=0)
+        assert [r for _, r in site.asked] == [None, "bytes=100000-", "bytes=200000-"]
+    assert (tmp_path / "f.zip").read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_is_asked_anew(tmp_path: Path) -> None:
+    with serving({"/f.zip": CONTENT}) as site:
+        site.ranges = False
+        (tmp_path / "f.zip.part").write_bytes(b"old" * 1000)
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+    assert (tmp_path / "f.zip").read_bytes() == CONTENT
+
+
+def test_a_stopped_run_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with serving({"/f.zip": CONTENT}) as site:
+        site.break_after = 100_000
+        with monkeypatch.context() as patch:
+            patch.setattr(module.time, "sleep", stop)
+            with pytest.raises(KeyboardInterrupt):
+                fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+        assert (tmp_path / "f.zip.part").read_bytes() == CONTENT[:100_000]
+        assert not (tmp_path / "f.zip").exists()
+        site.break_after = None
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+        assert site.asked[-1][1] == "bytes=100000-"
+    assert (tmp_path / "f.zip").read_bytes() == CONTENT
+
+
+def test_wrong_bytes_are_removed(tmp_path: Path) -> None:
+    with serving({"/f.zip": CONTENT[:-1] + b"?"}) as site:
+        with pytest.raises(SicError, match="other bytes than expected"):
+            fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+        assert names(tmp_path) == set()
+        site.files["/f.zip"] = CONTENT
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+    assert names(tmp_path) == {"f.zip"}
+
+
+def test_more_bytes_left_than_the_file_has_are_removed(tmp_path: Path) -> None:
+    with serving({"/f.zip": CONTENT}) as site:
+        (tmp_path / "f.zip.part").write_bytes(CONTENT + b"more")
+        with pytest.raises(SicError, match="other bytes"):
+            fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+    assert names(tmp_path) == set()
+
+
+def test_a_whole_part_is_recognised(tmp_path: Path) -> None:
+    with serving({"/f.zip": CONTENT}) as site:
+        (tmp_path / "f.zip.part").write_bytes(CONTENT)
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+    assert (tmp_path / "f.zip").read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
+    with serving({"/f.zip": CONTENT}) as site:
+        site.refusals = [503, 429, 500]
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM, pause=0)
+        assert len(site.asked) == 4
+
+
+def test_errors_are_one_line_with_the_address(tmp_path: Path) -> None:
+    with serving({}) as site:
+        with pytest.raises(SicError, match=r"f\.zip: 404 .*check the address"):
+            fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+        gone = site.address
+    with pytest.raises(SicError, match="run the same command again") as error:
+        fetch(f"{gone}/f.zip", tmp_path / "f.zip", CHECKSUM, pause=0)
+    assert "\n" not in str(error.value)
+    with pytest.raises(SicError, match="http"):
+        fetch("ftp://x/f.zip", tmp_path / "f.zip", CHECKSUM)
+
+
+def test_a_full_disk_is_one_line_and_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with serving({"/f.zip": CONTENT}) as site:
+        (tmp_path / "f.zip.part").write_bytes(CONTENT[:1000])
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_append", full)
+            with pytest.raises(SicError, match="No space left on device; free some space"):
+                fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+        assert site.asked[-1][1] == "bytes=1000-"
