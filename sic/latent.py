@@ -52,6 +52,10 @@ class Latent:
     y: Symbols
     y_hat: Tensor
 
+    def in_range(self) -> bool:
+        """Whether ŷ is finite, and small enough for float64 to hold its multiples of 1/256."""
+        return bool((self.y_hat.abs() < 2**52 / GRID).all())
+
     def digest(self) -> bytes:
         """BLAKE2b-64 of the three, in this order, little-endian; ŷ as 64-bit integers 256·ŷ."""
         state = hashlib.blake2b(digest_size=8)
@@ -135,7 +139,7 @@ class LatentCoder:
             rounded = mu + torch.from_numpy(q)
             y_bits.append(_bits(codec.gaussian_conditional(rounded, scale, mu, training=False)[1]))
         latent = Latent(z_symbols, np.concatenate(symbols), torch.cat(y_hat, dim=1))
-        if not latent.y_hat.isfinite().all():
+        if not latent.in_range():
             raise SicError("ŷ holds values that are not finite; the weights are bad, retrain them")
         return CodedLatent(
             latent, z_encoder.finish(), y_encoder.finish(), Bits(z_bits, tuple(y_bits))
@@ -174,7 +178,7 @@ class LatentCoder:
             symbols.append(q)
         y_decoder.finish()
         latent = Latent(z_symbols, np.concatenate(symbols), torch.cat(y_hat, dim=1))
-        if not latent.y_hat.isfinite().all():
+        if not latent.in_range():
             raise StreamError("the stream decodes to values that are not finite")
         return latent
 

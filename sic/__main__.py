@@ -1,0 +1,148 @@
+"""The command line: ``python -m sic encode | decode | info …``.
+
+A command is a function that adds its arguments and one that runs it; heavy modules are imported
+inside the latter.  Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 stopped.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sic import stream_files
+from sic.errors import SicError, exit_on_error
+
+if TYPE_CHECKING:
+    from sic.bitstream import Reader, ScalableCodec
+
+Commands = argparse._SubParsersAction
+
+
+def add_encode(commands: Commands) -> None:
+    """`encode photo.png -o photo.sic --base B --enhancement E`."""
+    parser = commands.add_parser(
+        "encode", help="picture(s) to .sic: a base layer for machines, an enhancement for people"
+    )
+    parser.add_argument("source", type=Path, help="a picture, or a folder of pictures")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the .sic file, or folder, to write"
+    )
+    _add_weights(parser)
+    parser.add_argument(
+        "--split",
+        action="store_true",
+        help="write the enhancement to a second file, NAME.enhancement.sic",
+    )
+    parser.set_defaults(run=run_encode)
+
+
+def run_encode(arguments: argparse.Namespace) -> None:
+    """Code one picture or a folder of them."""
+    from sic.data import SUFFIXES
+
+    jobs = stream_files.pair(arguments.source, arguments.output, SUFFIXES, stream_files.SUFFIX)
+    if arguments.split and arguments.enhancement is None:
+        raise SicError("--split needs an --enhancement to split off")
+    codec = _codec(arguments)
+    stream_files.each(jobs, lambda job: stream_files.encode(codec, job, arguments.split), "encode")
+
+
+def add_decode(commands: Commands) -> None:
+    """`decode photo.sic -o out.png --base B --enhancement E --layer human`."""
+    parser = commands.add_parser("decode", help=".sic file(s) to PNG")
+    parser.add_argument("source", type=Path, help="a .sic file, or a folder of them")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the .png file, or folder, to write"
+    )
+    _add_weights(parser)
+    parser.add_argument(
+        "--layer",
+        choices=("machine", "human"),
+        help="machine: x̂_t from the base layer; human: x̂ from both "
+        "(default: human if --enhancement is given)",
+    )
+    parser.set_defaults(run=run_decode)
+
+
+def run_decode(arguments: argparse.Namespace) -> None:
+    """Decode one file or a folder of them."""
+    jobs = stream_files.pair(arguments.source, arguments.output, {stream_files.SUFFIX}, ".png")
+    layer: Reader = arguments.layer or ("human" if arguments.enhancement else "machine")
+    if layer == "human" and arguments.enhancement is None:
+        raise SicError("--layer human needs --enhancement, the weights of the second layer")
+    codec = _codec(arguments)
+    stream_files.each(jobs, lambda job: stream_files.decode(codec, job, layer), "decode")
+
+
+def add_info(commands: Commands) -> None:
+    """`info photo.sic`."""
+    parser = commands.add_parser("info", help="what is in a .sic file, and the bits of each part")
+    parser.add_argument("source", type=Path, nargs="+", help=".sic files, or folders of them")
+    parser.set_defaults(run=run_info)
+
+
+def run_info(arguments: argparse.Namespace) -> None:
+    """Print the parts of files."""
+    for source in arguments.source:
+        for path in stream_files.listing(source, {stream_files.SUFFIX}):
+            print(stream_files.describe(path))
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", type=Path, required=True, help="checkpoint of the base (.safetensors)"
+    )
+    parser.add_argument(
+        "--enhancement", type=Path, help="checkpoint of the additional or the difference codec"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where the transforms run (default: auto, a GPU if there is one)",
+    )
+
+
+def _codec(arguments: argparse.Namespace) -> "ScalableCodec":
+    import torch
+
+    from sic.bitstream import ScalableCodec
+
+    device = arguments.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SicError("--device cuda: PyTorch finds no GPU here; use --device cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ScalableCodec.load(arguments.base, arguments.enhancement, device)
+
+
+#: Every command, in the order of the help text.
+COMMANDS: tuple[Callable[[Commands], None], ...] = (add_encode, add_decode, add_info)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        arguments: the words after the program's name; None for those of this process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sic", description="Scalable image coding for humans and machines."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for add in COMMANDS:
+        add(commands)
+    chosen = parser.parse_args(arguments)
+    # Libraries warn of their own future when imported; the user's errors are one line.
+    warnings.simplefilter("ignore", FutureWarning)
+    try:
+        exit_on_error(lambda: chosen.run(chosen))
+    except KeyboardInterrupt:
+        print("sic: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

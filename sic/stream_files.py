@@ -1,0 +1,201 @@
+"""Pictures to .sic files and back: single files, and whole folders with a progress bar.
+
+A layer fetched later has a file of its own: `photo.sic` holds the base, `photo.enhancement.sic`
+beside it the enhancement.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from sic.container import MAX_BYTES, Layer, info, read_layers
+from sic.errors import SicError, StreamError
+from sic.files import write_bytes
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and `info` does not need it
+    from sic.bitstream import Reader, ScalableCodec
+
+SUFFIX = ".sic"
+SECOND = ".enhancement.sic"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to make from another."""
+
+    source: Path
+    target: Path
+
+
+def pair(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Job]:
+    """What to make from what: one file from one file, or a folder from a folder, level by level.
+
+    Args:
+        source: a file, or a folder whose files with ``suffixes`` are meant, at any depth.
+        target: a file ending in ``suffix``, or the folder to write to.
+
+    Raises:
+        SicError: if there is nothing to do, or two sources would become the same target.
+    """
+    if not source.is_dir():
+        if target.suffix.lower() != suffix:
+            raise SicError(f"{target} should end in {suffix}; name the file to write so")
+        return [Job(source, target)]
+    if target.is_file():
+        raise SicError(f"{source} is a folder and {target} a file; name a folder to write to")
+    made: dict[Path, Path] = {}
+    for path in listing(source, suffixes):
+        if path.name.endswith(SECOND):
+            continue
+        goal = target / path.relative_to(source).with_suffix(suffix)
+        if goal in made:
+            raise SicError(f"{made[goal]} and {path} would both become {goal}; rename one")
+        made[goal] = path
+    return [Job(path, goal) for goal, path in made.items()]
+
+
+def listing(source: Path, suffixes: set[str]) -> list[Path]:
+    """A file itself; or a folder's files with these suffixes, at any depth, sorted.
+
+    Raises:
+        SicError: if a folder holds none.
+    """
+    if not source.is_dir():
+        return [source]
+    found = [
+        path
+        for path in sorted(source.rglob("*"))
+        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    ]
+    if not found:
+        raise SicError(f"{source} holds no file ending in {', '.join(sorted(suffixes))}")
+    return found
+
+
+def encode(codec: "ScalableCodec", job: Job, split: bool) -> None:
+    """Code one picture into a file, or with ``split`` into a file a layer.
+
+    A file that a run before has already written with these weights is left as it is.
+
+    Raises:
+        SicError: if the picture cannot be read, or the stream not written.
+    """
+    from sic import images
+
+    if _written(codec, job, split):
+        return
+    encoding = codec.encode_layers(images.read(job.source))
+    if split and encoding.enhancement:
+        write_bytes(second_file(job.target), encoding.enhancement.stream)
+        write_bytes(job.target, encoding.base.stream)
+    else:
+        write_bytes(job.target, encoding.stream)
+
+
+def decode(codec: "ScalableCodec", job: Job, layer: "Reader") -> None:
+    """Decode one file to a PNG; for people its enhancement may lie in a second file beside it.
+
+    Raises:
+        StreamError: if the stream cannot be decoded.
+        SicError: if a file cannot be read or written.
+    """
+    from sic import images
+
+    try:
+        images.write_png(job.target, codec.decode(_stream(job.source, layer), layer))
+    except StreamError as error:
+        raise StreamError(f"{job.source}: {error}") from error
+
+
+def describe(path: Path) -> str:
+    """What is in a file: a table of its parts, and who wrote them."""
+    try:
+        layers = read_layers(read(path))
+    except StreamError as error:
+        raise StreamError(f"{path}: {error}") from error
+    size, first = sum(layer.size for layer in layers), layers[0]
+    bpp = 8 * size / (first.height * first.width)
+    lines = [
+        f"{path}: {first.width}×{first.height} pixels, {first.mode.name}, {size} bytes, "
+        f"{bpp:.4f} bpp",
+        f"  {'layer':<12}{'part':<8}{'bytes':>9}{'bits':>10}{'bpp':>9}",
+    ]
+    lines += [
+        f"  {part.layer:<12}{part.part:<8}{part.bits // 8:>9}{part.bits:>10}{part.bpp:>9.4f}"
+        for part in info(layers)
+    ]
+    lines += [f"  {_provenance(layer)}" for layer in layers]
+    return "\n".join(lines)
+
+
+def read(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        SicError: if it cannot be read, or is larger than any stream.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise StreamError(f"{path} has {size} bytes, more than any .sic file ({MAX_BYTES})")
+        return path.read_bytes()
+    except OSError as error:
+        raise SicError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def each(jobs: list[Job], work: Callable[[Job], None], verb: str) -> None:
+    """Do all jobs, with a progress bar if there are several; failures do not stop the others.
+
+    Raises:
+        SicError: of the one job; or, of several, how many failed, after a line for each.
+    """
+    if len(jobs) == 1:
+        work(jobs[0])
+        return
+    failed = 0
+    with tqdm(jobs, desc=verb, unit="file") as bar:
+        for job in bar:
+            try:
+                work(job)
+            except SicError as error:
+                failed += 1
+                bar.write(f"sic: {error}")
+    if failed:
+        raise SicError(f"{failed} of {len(jobs)} files failed; the others are done")
+
+
+def second_file(path: Path) -> Path:
+    """Where the enhancement of ``path`` lies if it has a file of its own."""
+    return path.with_name(path.name.removesuffix(SUFFIX) + SECOND)
+
+
+def _stream(path: Path, layer: "Reader") -> bytes:
+    stream = read(path)
+    second = second_file(path)
+    if layer == "human" and second.exists() and len(read_layers(stream)) == 1:
+        stream += read(second)
+    return stream
+
+
+def _written(codec: "ScalableCodec", job: Job, split: bool) -> bool:
+    """Whether the target is already what this run would write."""
+    try:
+        if job.target.stat().st_mtime < job.source.stat().st_mtime:
+            return False
+        first = read_layers(read(job.target))
+        layers = first + (read_layers(read(second_file(job.target))) if split else [])
+    except (OSError, SicError):
+        return False
+    wanted = [part.weights for part in (codec.base, codec.enhancement) if part]
+    return [layer.weights for layer in layers] == wanted and (not split or len(first) == 1)
+
+
+def _provenance(layer: Layer) -> str:
+    name = layer.kind.name.lower()
+    return (
+        f"{name}: {layer.slices} slice{'s' * (layer.slices != 1)}, weights {layer.weights.hex()}, "
+        f"written on {layer.platform}"
+    )
