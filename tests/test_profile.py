@@ -1,0 +1,151 @@
+"""Profiles put numbers into params.yaml and touch nothing else in it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from sic import profile
+from sic.errors import SicError
+from sic.params import load
+from sic.profile import apply
+
+ROOT = Path(__file__).parents[1]
+PROFILES = ROOT / "profiles"
+NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+
+
+def keys(section: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Values by their dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        below = value if isinstance(value, dict) else None
+        found |= keys(below, f"{path}{key}.") if below else {f"{path}{key}": value}
+    return found
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_bytes((ROOT / "params.yaml").read_bytes())
+    apply("sample", path, PROFILES)
+    return path
+
+
+def test_the_three_sizes_have_the_same_keys() -> None:
+    assert NAMES == ["gpu", "paper", "sample"]
+    assert len({frozenset(keys(read(PROFILES / f"{name}.yaml"))) for name in NAMES}) == 1
+
+
+def test_every_key_differs_between_sizes() -> None:
+    sizes = [keys(read(PROFILES / f"{name}.yaml")) for name in NAMES]
+    alike = [key for key in sizes[0] if all(size[key] == sizes[0][key] for size in sizes)]
+    assert alike == [], "keys with one value at every size belong to params.yaml alone"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_profile_sets_its_numbers_and_no_others(name: str, file: Path) -> None:
+    before, wanted = keys(read(file)), keys(read(PROFILES / f"{name}.yaml"))
+    apply(name, file, PROFILES)
+    assert keys(read(file)) == before | wanted
+
+
+def test_sample_brings_the_default_back_byte_for_byte(file: Path) -> None:
+    default = file.read_bytes()
+    for name in ("gpu", "paper", "gpu"):
+        apply(name, file, PROFILES)
+        assert file.read_bytes() != default
+    apply("sample", file, PROFILES)
+    assert file.read_bytes() == default
+
+
+def test_comments_and_numbers_of_one_s_own_stay(file: Path) -> None:
+    text = file.read_text(encoding="utf-8").replace("alpha: 0.78 ", "alpha: 0.930 ", 1)
+    file.write_text(text + "# mine\n", encoding="utf-8")
+    comments = [line.partition("#")[2] for line in file.read_text(encoding="utf-8").splitlines()]
+    apply("paper", file, PROFILES)
+    after = file.read_text(encoding="utf-8")
+    assert [line.partition("#")[2] for line in after.splitlines()] == comments
+    assert "alpha: 0.930 " in after
+    assert "root: null" in after
+
+
+def test_the_paper_s_numbers(file: Path) -> None:
+    apply("paper", file, PROFILES)
+    study = load(file)
+    assert (study.codec.N, study.codec.M, study.codec.num_slices) == (128, 320, 5)
+    assert (study.codec.hyper, study.codec.context) == (192, (224, 128))
+    assert study.codec.head_dims == (8, 16, 32)
+    assert [study.quality[q].lmbda for q in study.fusion.quality] == [0.005, 0.01, 0.02, 0.03]
+    assert study.fusion.m == [1, 2, 3, 4, 5]
+    assert (study.sa_icm.lmbda, study.edges.alpha) == (0.05, 0.78)
+    assert (study.train.batch, study.train.crop) == (8, 256)
+    assert (study.train.learning_rate, study.train.aux_learning_rate) == (1e-4, 1e-3)
+    # 50 epochs of 118,287 images; drops after epochs 45 and 48
+    assert study.fusion.steps == pytest.approx(50 * 118_287 / 8, rel=1e-3)
+    assert study.train.milestones == [45 / 50, 48 / 50]
+
+
+def test_the_gpu_study_fits_its_hour(file: Path) -> None:
+    apply("gpu", file, PROFILES)
+    study = load(file)
+    lic, difference = len(study.lic.quality), len(study.difference.quality)
+    fusion = len(study.fusion.m) * len(study.fusion.quality)
+    steps = (
+        study.sa_icm.steps
+        + lic * study.lic.steps
+        + fusion * study.fusion.steps
+        + difference * study.difference.steps
+    )
+    assert steps == 22_500, "the arithmetic in profiles/gpu.yaml"
+    assert steps / 10 < 40 * 60
+
+
+def test_an_unknown_profile_is_one_line_with_the_known_ones(file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(SicError, match=r"^no profile huge: there are gpu, paper, sample$"):
+        apply("huge", file, PROFILES)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("edges: {alpa: 0.5}", r"own\.yaml: params\.yaml has no key edges\.alpa$"),
+        ("edges: {alpha: 2.0}", r"edges\.alpha: .*less than or equal to 1"),
+    ],
+)
+def test_a_wrong_profile_changes_nothing(
+    content: str, line: str, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own.yaml").write_text(content)
+    before = file.read_bytes()
+    with pytest.raises(SicError, match=line):
+        apply("own", file, tmp_path)
+    assert file.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.yaml", "params.yaml"]
+
+
+def test_a_wrong_params_yaml_is_said_before_anything_else(file: Path) -> None:
+    file.write_text("seed: one\n")
+    with pytest.raises(SicError, match=rf"^{file}: "):
+        apply("gpu", file, PROFILES)
+
+
+def test_the_command_line_puts_a_profile_in_place(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file.parent / "profiles").symlink_to(PROFILES)
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setattr("sys.argv", ["profile", "gpu"])
+    profile.main()
+    assert load(file).codec.N == 128
+    assert capsys.readouterr().out == "params.yaml now has the numbers of profiles/gpu.yaml\n"
+    monkeypatch.setattr("sys.argv", ["profile"])
+    with pytest.raises(SicError, match="name one profile: gpu, paper, sample"):
+        profile.main()
