@@ -46,7 +46,7 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     if not notebook.exists():
         raise SicError(f"no notebook {notebook}; run from the study's folder")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    attempt = FAILED / f"{'-'.join(folder.parts[1:])}.ipynb"
+    attempt = FAILED / f"{'-'.join(folder.parts)}.ipynb"
     attempt.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
@@ -73,7 +73,7 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     executed = clean(nbformat.read(attempt, as_version=4))
     with replacing(folder / "notebook.ipynb") as temporary:
         nbformat.write(executed, temporary)
-    write_text(folder / "index.html", html(executed, notebook.stem))
+    write_text(folder / "index.html", html(executed, folder))
     attempt.unlink()
 
 
@@ -92,17 +92,26 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def html(notebook: NotebookNode, title: str) -> str:
-    """A page that opens without a server or a network."""
+def html(notebook: NotebookNode, folder: Path) -> str:
+    """A page that opens without a server or a network, with a way back to the report.
+
+    Args:
+        notebook: the executed notebook.
+        folder: where the page will lie, below the report's folder.
+    """
     from nbconvert import HTMLExporter
 
+    page, title = notebook, "/".join(folder.parts)
+    if len(folder.parts) > 1:
+        home = "../" * (len(folder.parts) - 1) + "index.html"
+        way_back = f"[report]({home}) / {'/'.join(folder.parts[1:])}"
+        link = nbformat.v4.new_markdown_cell(way_back, id="way-back")
+        page = nbformat.from_dict({**notebook, "cells": [link, *notebook.cells]})
     # MathJax and RequireJS would be fetched; the notebooks write formulas in plain Unicode.
-    exporter = HTMLExporter(
-        mathjax_url="", require_js_url="", jquery_url="", html_manager_semver_range=""
-    )
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
     exporter.embed_images = True
-    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    return page
+    body, _ = exporter.from_notebook_node(page, {"metadata": {"name": title}})
+    return body
 
 
 def extract(notebooks: Path, folder: Path) -> None:

@@ -1,0 +1,68 @@
+"""What a codec costs: parameters (Table I) and multiply-accumulates a pixel."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sic.scalable import AdditionalCodec
+from sic.tcm import TCM, Widths
+
+#: Table I of the paper: millions of parameters of the additional codec by m; N = 128, M = 320.
+TABLE_I = {1: 45.9, 2: 51.7, 3: 58.7, 4: 67.0, 5: 76.6}
+
+
+def parameters(codec: TCM) -> int:
+    """Number of trained values."""
+    return sum(p.numel() for p in codec.parameters())
+
+
+@torch.no_grad()
+def kmac_per_pixel(codec: TCM, side: int = 128) -> dict[str, float]:
+    """Thousands of multiply-accumulates a pixel, counted by PyTorch while the codec runs.
+
+    Args:
+        codec: any codec of the study; left in eval mode.
+        side: of the square image that is coded, a multiple of 128.
+
+    Returns:
+        `encoder`: g_a, h_a and the entropy model; `decoder`: the entropy model and g_s.
+    """
+    codec.eval()
+    x = next(codec.parameters()).new_zeros(1, 3, side, side)
+    y = codec.g_a(x)
+    latent_channels = codec.base_M if isinstance(codec, AdditionalCodec) else codec.M
+    y_hat = x.new_zeros(1, latent_channels, side // 16, side // 16)
+    analysis = _operations(codec.g_a, x)
+    hyper_analysis = _operations(codec.h_a, y)
+    latent = _operations(codec.code_latent, y)  # h_a, h_s and the slice networks
+    synthesis = _operations(codec.g_s, y_hat)
+    unit = 2 * 1000 * side * side  # a multiply-accumulate is two operations
+    return {
+        "encoder": (analysis + latent) / unit,
+        "decoder": (latent - hyper_analysis + synthesis) / unit,
+    }
+
+
+def _operations(part: Callable[[Tensor], object], x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        part(x)
+    return counter.get_total_flops()
+
+
+def table_1(N: int, M: int, num_slices: int, widths: Widths) -> pd.DataFrame:
+    """Table I at any size: parameters and operations of the base and of the additional codecs.
+
+    Returns:
+        A row a codec: `codec`, `m`, `parameters`, and kMAC a pixel of `encoder` and `decoder`.
+    """
+    rows = []
+    for m in (None, *range(1, num_slices + 1)):
+        codec = AdditionalCodec(m, N, M, num_slices, widths) if m else TCM(N, M, num_slices, widths)
+        name = "additional" if m else "base"
+        rows.append(
+            {"codec": name, "m": m, "parameters": parameters(codec), **kmac_per_pixel(codec)}
+        )
+    return pd.DataFrame(rows).astype({"m": "Int64"})

@@ -1,0 +1,162 @@
+"""The paper's figures and tables, drawn from the study's own numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from sic.files import replacing
+from sic.images import Pixels
+
+#: Table II of the paper: PSNR of x̂ in dB on COCO val2017, by λ and m (not every cell is given).
+TABLE_II = {
+    0.005: {3: 29.83, 4: 29.76, 5: 29.79},
+    0.010: {1: 29.95, 2: 30.76, 3: 31.03, 4: 31.26, 5: 31.22},
+    0.020: {3: 32.63, 4: 32.82, 5: 32.83},
+    0.030: {3: 33.28, 4: 33.81, 5: 33.93},
+}
+
+_PALETTE = sns.color_palette("colorblind")
+#: One look a codec in every figure; colours keep apart for colour-blind readers, so do markers.
+LOOKS: dict[str, dict[str, Any]] = {
+    "fusion": {"color": _PALETTE[3], "marker": "o"},
+    "difference": {"color": _PALETTE[0], "marker": "s"},
+    "LIC": {"color": _PALETTE[2], "marker": "^"},
+    "JPEG": {"color": _PALETTE[7], "marker": "x"},
+    "WebP": {"color": _PALETTE[4], "marker": "+"},
+    "SA-ICM": {"color": _PALETTE[1], "marker": "*"},
+}
+NAMES = {
+    "fusion": "proposed (feature fusion)",
+    "difference": "DC model",
+    "LIC": "LIC for people",
+    "SA-ICM": "SA-ICM, x̂_t",
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as ``path.png`` and ``path.svg``, each whole or not at all."""
+    for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
+        with replacing(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, format=suffix[1:], **options)
+
+
+def mask_beside_image(
+    pictures: Mapping[str, tuple[Pixels, NDArray[np.bool_]]], caption: str
+) -> Figure:
+    """Fig. 2: each image above its edge mask m_x.
+
+    Args:
+        pictures: by name, the image (H, W, 3) uint8 and its mask (H, W) bool.
+        caption: what drew the masks.
+    """
+    figure = Figure(figsize=(3.6 * len(pictures), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(pictures), squeeze=False)
+    for column, (name, (image, mask)) in zip(axes.T, pictures.items(), strict=True):
+        column[0].imshow(image)
+        column[0].set_title(name)
+        column[1].imshow(mask, cmap="gray", interpolation="nearest")
+        column[1].set_title(f"m_x, {mask.mean():.1%} of the pixels", fontsize=10)
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.suptitle(caption, fontsize=10)
+    return figure
+
+
+def pictures_side_by_side(
+    pictures: Sequence[tuple[str, Pixels]], zoom: tuple[int, int, int], caption: str
+) -> Figure:
+    """Fig. 5: pictures of one scene, and below each the same crop enlarged.
+
+    Args:
+        pictures: label (name, bpp, PSNR) and uint8 (H, W, 3).
+        zoom: top, left and side of the crop, in pixels.
+        caption: what is shown.
+    """
+    top, left, side = zoom
+    figure = Figure(figsize=(3.4 * len(pictures), 7), layout="constrained")
+    axes = figure.subplots(2, len(pictures), squeeze=False)
+    for column, (label, picture) in zip(axes.T, pictures, strict=True):
+        column[0].imshow(picture)
+        column[0].add_patch(Rectangle((left, top), side, side, fill=False, ec="yellow", lw=1.5))
+        column[0].set_title(label, fontsize=9)
+        window = picture[top : top + side, left : left + side]
+        column[1].imshow(window, interpolation="nearest")
+        column[1].set_title(f"{side}×{side} pixels of it", fontsize=8)
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.suptitle(caption, fontsize=10)
+    return figure
+
+
+def rate_distortion(means: pd.DataFrame, m: int, caption: str) -> Figure:
+    """Fig. 6: PSNR against bits, once counting additional bits alone, once all bits.
+
+    Args:
+        means: as :func:`sic.evaluate.means` returns them.
+        m: slices of the fusion curve that is drawn.
+        caption: images, sizes and what differs from the paper.
+    """
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    shown = means[(means.codec != "fusion") | (means.m == m)]
+    for codec in ("fusion", "difference", "LIC", "WebP", "JPEG"):
+        rows = shown[shown.codec == codec]
+        layered = codec in ("fusion", "difference")
+        _curve(left, rows, "bpp_additional" if layered else "bpp", codec)
+        _curve(right, rows, "bpp", codec)
+    base = means[means.codec == "SA-ICM"]
+    right.plot(base.bpp, base.psnr_machine, ls="", ms=11, label=NAMES["SA-ICM"], **LOOKS["SA-ICM"])
+    limit = 1.15 * shown[shown.codec.isin(["fusion", "difference", "LIC"])].bpp.max()
+    left.set(
+        title="additional bits alone", xlabel="bits per pixel (base not counted for layered codecs)"
+    )
+    right.set(title="base + additional bits", xlabel="bits per pixel")
+    left.set_ylabel("PSNR of the picture for people (dB)")
+    for axis in (left, right):
+        axis.set_xlim(0, limit)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=9)
+    figure.suptitle(caption, fontsize=10)
+    return figure
+
+
+def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
+    """Fig. 7: PSNR against additional bits, a curve for each m.
+
+    Args:
+        means: as :func:`sic.evaluate.means` returns them.
+        caption: images, sizes and what differs from the paper.
+    """
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    axes = figure.subplots()
+    fusion = means[means.codec == "fusion"]
+    for marker, colour, (m, rows) in zip("osD^v", _PALETTE, fusion.groupby("m"), strict=False):
+        rows = rows.sort_values("bpp_additional")
+        axes.plot(rows.bpp_additional, rows.psnr, marker=marker, color=colour, label=f"m = {m}")
+    axes.set(xlabel="additional bits per pixel", ylabel="PSNR of x̂ (dB)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.suptitle(caption, fontsize=10)
+    return figure
+
+
+def table_2(means: pd.DataFrame) -> pd.DataFrame:
+    """Table II: PSNR of x̂ in dB by λ and m, ours beside the paper's."""
+    ours = means[means.codec == "fusion"].pivot(index="lmbda", columns="m", values="psnr")
+    paper = pd.DataFrame(TABLE_II).T.sort_index(axis="columns")
+    both = pd.concat({"ours": ours, "paper": paper}, axis="columns")
+    both.index.name = "λ"
+    return both.rename(columns=lambda m: f"m = {m}", level=1)
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, rate: str, codec: str) -> None:
+    rows = rows.sort_values(rate)
+    axes.plot(rows[rate], rows.psnr, label=NAMES.get(codec, codec), **LOOKS[codec])
