@@ -14,7 +14,6 @@ understand, so that they can say what is wrong.
 
 import contextlib
 import hashlib
-import importlib.util
 import os
 import re
 import shlex
@@ -32,6 +31,7 @@ BIN = VENV / "bin"
 STAMP = VENV / "study-stamp"  # written last: an environment without it is not whole
 TOOLS = ROOT / ".uv"
 REPORT = ROOT / "reports" / "index.html"
+BASE = getattr(sys, "_base_executable", sys.executable)  # behind a virtual environment
 PYTHONS = ((3, 11), (3, 12))  # as in pyproject.toml: compressai has no wheels above 3.12
 
 # Notebook sources are kept without what a run or JupyterLab adds; cell ids stay, they are ours.
@@ -136,8 +136,7 @@ def refresh_environment() -> None:
                 "making the environment in .venv; the first time this fetches several gigabytes "
                 "of packages and takes some minutes"
             )
-            base = getattr(sys, "_base_executable", sys.executable)
-            install(uv, "venv", "--quiet", "--clear", "--python", base, str(VENV))
+            install(uv, "venv", "--quiet", "--clear", "--python", BASE, str(VENV))
         else:
             say("requirements changed: refreshing .venv")
             STAMP.unlink()
@@ -196,12 +195,20 @@ def install_uv() -> str:
         # A person's own defaults for pip may forbid or misplace what goes into a folder.
         own = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_ROOT_USER_ACTION": "ignore"}
         own.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
-        pip = [sys.executable, "-m", "pip", "install", *options, "-r", str(requirement)]
-        if importlib.util.find_spec("pip") is None:
-            fail("this Python has no pip; install it (Debian, Ubuntu: apt install python3-pip)")
-        install(*pip, extra=own)
+        install(*find_pip(), "install", *options, "-r", str(requirement), extra=own)
         part.rename(home)  # whole or not there
     return str(home / "bin" / "uv")
+
+
+def find_pip() -> List[str]:
+    """The pip of this Python, or of the one behind it: some virtual environments have none."""
+    nowhere = subprocess.DEVNULL
+    for python in (sys.executable, BASE):
+        pip = [python, "-m", "pip"]
+        answer = subprocess.run([*pip, "--version"], stdout=nowhere, stderr=nowhere, check=False)
+        if answer.returncode == 0:
+            return pip
+    fail("this Python has no pip; install it (Debian, Ubuntu: apt install python3-pip)")
 
 
 def install(*command: str, extra: Optional[Dict[str, str]] = None) -> None:
@@ -233,7 +240,7 @@ def strip_notebooks_in_git() -> None:
     """Let git see notebook sources without outputs (.gitattributes names this filter)."""
     if (ROOT / ".git").exists() and shutil.which("git"):
         key = "filter.sic-notebook.clean"
-        subprocess.run(["git", "config", key, strip_command()], check=False)
+        subprocess.run(["git", "-C", str(ROOT), "config", key, strip_command()], check=False)
 
 
 def settle_git() -> None:
