@@ -1,0 +1,157 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sic.errors import SicError
+from sic.work import Worker, complete, fingerprint
+
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from sic.work import Worker, complete
+folder, pause = Path(sys.argv[1]), float(sys.argv[2])
+
+def make(name):
+    worker = os.environ["RANK"]
+    log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(log, f"{worker} {name}\\n".encode())
+    time.sleep(pause)
+    return name.encode()
+
+results = {f"{i:02d}": folder / "results" / f"{i:02d}" for i in range(30)}
+print(complete(results, make, Worker.from_environment(), "piece"))
+"""
+
+
+def start(folder: Path, rank: int, size: int, pause: float = 0.02) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder), str(pause)],
+        env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def log(folder: Path) -> list[tuple[str, str]]:
+    path = folder / "log"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(line.split()[0], line.split()[1]) for line in lines]
+
+
+def wait_for(condition: object, *arguments: object) -> None:
+    for _ in range(500):
+        if condition(*arguments):  # type: ignore[operator]
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in ten seconds")
+
+
+def test_workers_share_without_a_duplicate(tmp_path: Path) -> None:
+    workers = [start(tmp_path, rank, 3) for rank in range(3)]
+    assert [w.communicate()[0].strip() for w in workers] == ["True", "False", "False"]
+    made = log(tmp_path)
+    assert sorted(name for _, name in made) == [f"{i:02d}" for i in range(30)]
+    assert {worker for worker, _ in made} == {"0", "1", "2"}
+    left = {p.name for p in (tmp_path / "results").iterdir()}
+    assert left == {f"{i:02d}" for i in range(30)}  # no claims, nothing half-written
+
+
+def test_workers_that_do_not_know_of_each_other_do_not_repeat_work(tmp_path: Path) -> None:
+    workers = [start(tmp_path, 0, 1) for _ in range(3)]
+    assert [w.communicate()[0].strip() for w in workers] == ["True"] * 3
+    assert sorted(name for _, name in log(tmp_path)) == [f"{i:02d}" for i in range(30)]
+
+
+def test_a_killed_worker_is_replaced_by_the_others(tmp_path: Path) -> None:
+    victim = start(tmp_path, 1, 2, pause=60)
+    wait_for(log, tmp_path)
+    first = start(tmp_path, 0, 2)
+    wait_for(lambda: len(log(tmp_path)) == 30)  # all but the one the victim holds
+    assert first.poll() is None
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert first.communicate(timeout=20)[0].strip() == "True"
+    made = [name for _, name in log(tmp_path)]
+    held = log(tmp_path)[0][1]
+    assert sorted(made) == sorted([*[f"{i:02d}" for i in range(30)], held])
+
+
+def test_a_killed_run_loses_the_piece_at_hand_only(tmp_path: Path) -> None:
+    worker = start(tmp_path, 0, 1, pause=0.05)
+    wait_for(lambda: len(log(tmp_path)) > 5)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    before = {p.name for p in (tmp_path / "results").glob("??")}
+    assert start(tmp_path, 0, 1).communicate()[0].strip() == "True"
+    made = [name for _, name in log(tmp_path)]
+    assert len(made) <= 31
+    assert all(made.count(name) == 1 for name in before)
+
+
+def test_an_error_stops_and_what_is_done_stays(tmp_path: Path) -> None:
+    results = {name: tmp_path / name for name in "abc"}
+    broken = {"b"}
+
+    def make(name: str) -> bytes:
+        if name in broken:
+            raise SicError("b is broken")
+        return name.encode()
+
+    with pytest.raises(SicError, match="b is broken"):
+        complete(results, make, Worker(), "piece")
+    assert results["a"].exists()
+    assert not results["b"].exists()
+    broken.clear()
+    assert complete(results, make, Worker(), "piece")
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "worker"),
+    [
+        ({}, Worker(0, 1, 0)),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Worker(5, 8, 1)),
+        (
+            {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "2"},
+            Worker(3, 4, 2),
+        ),
+        # An allocation without srun is one process, whatever it was given.
+        ({"SLURM_NTASKS": "4"}, Worker(0, 1, 0)),
+    ],
+)
+def test_workers_find_their_place(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], worker: Worker
+) -> None:
+    for name in [n for n in os.environ if n.startswith("SLURM_")] + ["RANK", "WORLD_SIZE"]:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Worker.from_environment() == worker
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("one", "2"), ("0", "0")])
+def test_places_that_cannot_be(monkeypatch: pytest.MonkeyPatch, rank: str, size: str) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(SicError, match=f"RANK={rank}, WORLD_SIZE={size}"):
+        Worker.from_environment()
+
+
+def test_the_fingerprint_follows_code_and_settings_and_not_prose(tmp_path: Path) -> None:
+    def of(source: str, content: object = 1) -> str:
+        module = ModuleType("m")
+        module.__file__ = str(tmp_path / "m.py")
+        (tmp_path / "m.py").write_text(source)
+        return fingerprint(content, [module])
+
+    one = of('"""Old."""\ndef f(x):\n    """Old."""\n    return x + 1  # old\n')
+    assert one == of('"""New."""\n\n\ndef f(x):\n    """New."""\n    return (x + 1)\n')
+    assert one != of('"""Old."""\ndef f(x):\n    """Old."""\n    return x + 2  # old\n')
+    assert one != of('"""Old."""\ndef f(x):\n    """Old."""\n    return x + 1  # old\n', 2)
