@@ -1,0 +1,182 @@
+"""The house rules: what holds for all files of the repository at once."""
+
+import ast
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+MODULES = sorted((ROOT / "sic").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# The package from the ground up: a module imports only from modules that stand above it here.
+ORDER = """
+    errors files fetch work params profile platforms
+    images coco data records annotations graph mobile_sam sam segment edges crops
+    layers tcm scalable difference complexity loss weights train
+    entropy latent container bitstream
+    anchors curves evaluate detect findings figures
+    execute stream_files __main__
+""".split()  # noqa: SIM905 - a table, not a column
+
+
+def tree(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
+def imported(module: Path) -> set[str]:
+    """Modules of the package that a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.module == "sic":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sic."):
+            found.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("sic.")}
+    return found
+
+
+def tracked() -> list[Path]:
+    """The files that git keeps."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    answer = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    return [ROOT / name for name in answer.stdout.decode().split("\0") if name]
+
+
+# ---- the environment -------------------------------------------------------------------------
+
+
+def pins() -> dict[str, Version]:
+    """Package and version of each pin; a package may have one for each kind of machine."""
+    found = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", LOCK, re.MULTILINE)
+    return {canonicalize_name(name): Version(version) for name, version in found}
+
+
+def test_the_lock_is_names_versions_and_hashes() -> None:
+    head = r"[a-z0-9._-]+==[^ ;\\]+(?: ; [^\\]+?)?"
+    pin = re.compile(rf"{head}(?: \\\n    --hash=sha256:[0-9a-f]{{64}})+\n")
+    assert pin.sub("", LOCK) == ""
+    assert "//" not in LOCK
+
+
+def test_the_lock_has_everything_that_the_package_asks_for() -> None:
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    for requirement in map(Requirement, wanted):
+        version = pins().get(canonicalize_name(requirement.name))
+        assert version, f"{requirement.name} is not in requirements.lock: compile it anew"
+        assert version in requirement.specifier, f"{requirement}: the lock has {version}"
+
+
+def test_environment_yml_is_in_step() -> None:
+    content = YAML(typ="safe").load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, packages = content["dependencies"]
+    assert python == f"python {PROJECT['requires-python']}"
+    assert pip == "pip"
+    assert packages == {"pip": ["--require-hashes", "-r requirements.lock"]}
+
+
+def test_ci_runs_the_test_command() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "python3 study.py test" in script
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+# ---- the package -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_a_module_imports_only_from_those_above_it(module: Path) -> None:
+    if module.stem == "__init__":
+        assert imported(module) == set()
+        return
+    assert module.stem in ORDER, "a new module has its place in ORDER"
+    above = ORDER[: ORDER.index(module.stem)]
+    assert imported(module) <= set(above)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_a_module_can_be_read_in_one_sitting(module: Path) -> None:
+    assert len(module.read_text(encoding="utf-8").splitlines()) < 400
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_what_is_public_says_what_it_is(module: Path) -> None:
+    if not module.read_text(encoding="utf-8").strip():
+        return
+    parts = [node for node in tree(module).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    silent = [part.name for part in parts if part.name[0] != "_" and not ast.get_docstring(part)]
+    assert ast.get_docstring(tree(module)), "the module's one idea"
+    assert silent == []
+
+
+def test_nothing_is_left_for_later() -> None:
+    marks = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "NotImplemented" + "Error")))
+    sources = [*MODULES, *(ROOT / "tests").glob("*.py"), *NOTEBOOKS, ROOT / "study.py"]
+    assert [p.name for p in sources if marks.search(p.read_text(encoding="utf-8"))] == []
+
+
+# ---- the notebooks ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> NotebookNode:
+    content = nbformat.read(request.param, as_version=4)
+    nbformat.validate(content)
+    return content
+
+
+def test_a_source_notebook_has_no_outputs(notebook: NotebookNode) -> None:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert "papermill" not in notebook.metadata
+
+
+def test_a_notebook_opens_with_words_and_takes_parameters(notebook: NotebookNode) -> None:
+    assert notebook.cells[0].cell_type == "markdown"
+    assert notebook.cells[0].source.startswith("# ")
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert tagged[0].cell_type == "code"
+
+
+def test_a_notebook_ends_with_something(notebook: NotebookNode) -> None:
+    assert notebook.cells[-1].source.strip()
+    assert all(cell.source.strip() for cell in notebook.cells), "an empty cell"
+
+
+def test_cell_ids_are_unique(notebook: NotebookNode) -> None:
+    ids = [cell.id for cell in notebook.cells]
+    assert len(ids) == len(set(ids))
+
+
+def test_jupyterlab_keeps_the_kernel_as_it_stands_there(notebook: NotebookNode) -> None:
+    # What JupyterLab writes on saving; another name would show as a change in git.
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    assert notebook.metadata.kernelspec == kernel
+
+
+# ---- what git keeps --------------------------------------------------------------------------
+
+
+def test_no_large_file_is_committed() -> None:
+    large = [path.name for path in tracked() if path.is_file() and path.stat().st_size > 5_000_000]
+    assert large == []
+
+
+def test_no_product_is_committed() -> None:
+    parts = {"__pycache__", ".venv", ".uv", "checkpoints", "artifacts", ".ipynb_checkpoints"}
+    assert [path for path in tracked() if parts & set(path.relative_to(ROOT).parts)] == []
