@@ -9,7 +9,7 @@ import numpy as np
 
 from sic import images
 from sic.errors import SicError
-from sic.records import Record, encode, record
+from sic.records import Record, encode, record, run_lengths
 
 Outlines = Literal["instances", "panoptic"]
 
@@ -85,12 +85,15 @@ def _run_lengths(annotation: Mapping[str, Any], height: int, width: int) -> Any:
 
     outline = annotation["segmentation"]
     if isinstance(outline, list):
+        if not outline or any(len(part) < 6 or len(part) % 2 for part in outline):
+            raise ValueError("a polygon needs three points")
         return coco.merge(coco.frPyObjects(outline, height, width))
-    if outline["size"] != [height, width]:
-        raise ValueError(f"an outline of size {outline['size']}")
-    if isinstance(outline["counts"], list):
-        return coco.frPyObjects(outline, height, width)
-    return outline
+    # pycocotools trusts its input: wrong run lengths would write outside the mask.
+    counts = outline["counts"]
+    lengths = run_lengths(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    if outline["size"] != [height, width] or lengths.min() < 0 or lengths.sum() != height * width:
+        raise ValueError("run lengths that do not fill the image")
+    return outline if isinstance(counts, str) else coco.frPyObjects(outline, height, width)
 
 
 def _panoptic(annotation: Mapping[str, Any], file: Path, height: int, width: int) -> list[Record]:

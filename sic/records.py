@@ -72,12 +72,18 @@ def decode(record: Record) -> NDArray[np.bool_]:
 def runs(record: Record) -> list[tuple[int, int]]:
     """A record's mask as runs [start, stop) of pixels, counted column by column.
 
-    Ten times as fast as to decode the mask where it is small in a large picture.
+    Much faster than to decode the mask where it is small in a large picture.
     """
+    position = np.cumsum(run_lengths(record["segmentation"]["counts"])).tolist()
+    return list(zip(position[0::2], position[1::2], strict=False))
+
+
+def run_lengths(counts: str) -> NDArray[np.int64]:
+    """COCO's compressed run lengths as numbers: of background and foreground in turn."""
     # COCO's code: numbers of 6-bit characters, the lowest 5 bits first, the sixth says that more
     # follow and the fifth of the last one is the sign; from the third on, the difference to the
     # number two before.
-    code = np.frombuffer(record["segmentation"]["counts"].encode("ascii"), np.uint8) - 48
+    code = np.frombuffer(counts.encode("ascii"), np.uint8) - 48
     first = np.flatnonzero(np.concatenate([[True], code[:-1] < 32]))
     place = 5 * (np.arange(len(code)) - np.repeat(first, np.diff(first, append=len(code))))
     number = np.add.reduceat((code & 31).astype(np.int64) << place, first)
@@ -85,8 +91,7 @@ def runs(record: Record) -> list[tuple[int, int]]:
     number -= np.where(code[last] & 16, np.int64(32) << place[last], 0)
     number[1::2] = np.cumsum(number[1::2])
     number[2::2] = np.cumsum(number[2::2])
-    position = np.cumsum(number).tolist()
-    return list(zip(position[0::2], position[1::2], strict=False))
+    return number
 
 
 def assemble(

@@ -1,0 +1,235 @@
+import os
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import segment_anything
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from skimage import data as photos
+from test_mobile_sam import published_name
+from test_segment import pictures, study
+
+from sic import data, edges, images, mobile_sam, params, sam, segment
+from sic.errors import SicError
+from sic.work import Worker
+
+STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
+
+# Few points and no thresholds: random weights are sure of nothing.
+KNOBS = STUDY.segment.sam.model_dump() | {
+    "points_per_side": 2,
+    "pred_iou_thresh": 0.0,
+    "stability_score_thresh": 0.0,
+}
+
+
+def tiny_sam() -> Any:
+    """A Segment Anything model as ViT-B is built, with one of its twelve blocks."""
+    model = mobile_sam.build()
+    model.image_encoder = ImageEncoderViT(
+        depth=1,
+        embed_dim=768,
+        img_size=1024,
+        mlp_ratio=1,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        num_heads=12,
+        patch_size=16,
+        qkv_bias=True,
+        use_rel_pos=True,
+        window_size=14,
+        out_chans=256,
+    )
+    return model.eval()
+
+
+def settings(**changes: Any) -> params.Segment:
+    return params.Segment.model_validate(
+        {**STUDY.segment.model_dump(), "sam": KNOBS, "device": "cpu", **changes}
+    )
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Random weights of a small model that goes by the name of ViT-B."""
+    torch.manual_seed(0)
+    monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", tiny_sam)
+    torch.save(tiny_sam().state_dict(), tmp_path / "tiny.pth")
+    return tmp_path / "tiny.pth"
+
+
+@pytest.fixture(scope="module")
+def mobile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of MobileSAM under its published names."""
+    torch.manual_seed(0)
+    state = {}
+    for key, value in mobile_sam.build().state_dict().items():
+        encoder = key.startswith("image_encoder.")
+        name = published_name(key.removeprefix("image_encoder."))
+        state[f"image_encoder.{name}" if encoder else key] = value
+    state["image_encoder.head.weight"] = torch.zeros(1000, 320)
+    path = tmp_path_factory.mktemp("weights") / "mobile_sam.pt"
+    torch.save(state, path)
+    return path
+
+
+def test_the_published_checkpoints() -> None:
+    assert sam.WEIGHTS.keys() == {"sam_vit_h", "sam_vit_l", "sam_vit_b", "mobile_sam"}
+    assert all(len(bytes.fromhex(w.sha256)) == 32 for w in sam.WEIGHTS.values())
+    assert [w.file for w in sam.WEIGHTS.values()] == [
+        "sam_vit_h_4b8939.pth",
+        "sam_vit_l_0b3195.pth",
+        "sam_vit_b_01ec64.pth",
+        "mobile_sam.pt",
+    ]
+
+
+def test_random_weights_go_through_the_whole_stage(tmp_path: Path, tiny: Path) -> None:
+    pictures(tmp_path, 3)
+    chosen = study(
+        tmp_path, {"segmenter": "sam_vit_b", "checkpoint": str(tiny), "sam": KNOBS, "device": "cpu"}
+    )
+    data.prepare(chosen.data, 0, tmp_path / "data")
+    header = segment.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
+    assert header is not None
+    assert (header["segmenter"], header["stand_in"]) == ("sam_vit_b", False)
+    assert len(header["checkpoint"]) == 64
+    found = segment.load(tmp_path / "data" / "segments")
+    assert all(0 < len(records) <= 12 for records in found.values())
+    for records in found.values():
+        for record in records:
+            mask = segment.decode(record)
+            assert mask.shape == (160, 200)
+            assert mask.sum() == record["area"]
+    density = edges.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
+    assert density is not None
+    assert len(density) == 3
+
+
+def test_mobile_sam_goes_through_the_generator(mobile: Path) -> None:
+    chosen = settings(segmenter="mobile_sam", checkpoint=str(mobile))
+    generate = sam.segmenter(chosen, mobile, Worker())
+    found = generate(photos.coffee())
+    assert 0 < len(found) <= 12
+    assert all(segment.decode(record).shape == (400, 600) for record in found)
+
+
+def test_segments_are_the_packages_own(tiny: Path) -> None:
+    chosen = settings(segmenter="sam_vit_b", checkpoint=str(tiny))
+    ours = sam.segmenter(chosen, tiny, Worker())(photos.chelsea())
+    model = sam.load("sam_vit_b", tiny)
+    theirs = segment_anything.SamAutomaticMaskGenerator(model, **KNOBS).generate(photos.chelsea())
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.array_equal(segment.decode(one), other["segmentation"])
+        assert one["bbox"][2] >= 1
+        assert one["area"] == other["area"]
+        assert one["predicted_iou"] == pytest.approx(other["predicted_iou"], abs=1e-6)
+        assert one["stability_score"] == pytest.approx(other["stability_score"], abs=1e-6)
+
+
+def test_sixteen_bits_change_little(tiny: Path) -> None:
+    scores = []
+    for precision in ("float32", "bfloat16"):
+        chosen = settings(segmenter="sam_vit_b", checkpoint=str(tiny), precision=precision)
+        chosen = chosen.model_copy(
+            update={"sam": chosen.sam.model_copy(update={"box_nms_thresh": 1.0})}
+        )
+        found = sam.segmenter(chosen, tiny, Worker())(photos.chelsea())
+        scores.append(sorted(record["predicted_iou"] for record in found))
+    assert len(scores[0]) == len(scores[1]) == 12
+    assert scores[0] != scores[1]
+    assert scores[1] == pytest.approx(scores[0], abs=0.05)
+
+
+def test_no_segments_is_no_error(tiny: Path) -> None:
+    chosen = settings(
+        segmenter="sam_vit_b", checkpoint=str(tiny), sam=KNOBS | {"pred_iou_thresh": 1.0}
+    )
+    assert sam.segmenter(chosen, tiny, Worker())(photos.chelsea()[:50, :60]) == []
+
+
+@pytest.mark.parametrize(
+    ("width", "found"), [(1280, "sam_vit_h"), (1024, "sam_vit_l"), (768, "sam_vit_b")]
+)
+def test_a_checkpoint_of_another_size_is_refused_by_name(
+    tmp_path: Path, width: int, found: str
+) -> None:
+    path = tmp_path / "sam.pth"
+    torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, width)}, path)
+    for name in sam.WEIGHTS.keys() - {found}:
+        with pytest.raises(SicError, match=rf"sam\.pth holds {found}, not {name}"):
+            sam.load(name, path)
+
+
+def test_mobile_sams_checkpoint_is_told_from_the_others(mobile: Path) -> None:
+    with pytest.raises(SicError, match="holds mobile_sam, not sam_vit_b"):
+        sam.load("sam_vit_b", mobile)
+
+
+def test_a_wrong_shape_names_key_and_shapes(tmp_path: Path, mobile: Path) -> None:
+    state = torch.load(mobile, weights_only=True)
+    key = "mask_decoder.iou_token.weight"
+    torch.save(state | {key: torch.zeros(2, 256)}, tmp_path / "shape.pt")
+    with pytest.raises(SicError, match=rf"{key} is \(2, 256\), not \(1, 256\)"):
+        sam.load("mobile_sam", tmp_path / "shape.pt")
+    del state[key]
+    torch.save(state, tmp_path / "missing.pt")
+    with pytest.raises(SicError, match=rf"{key} is nothing, not \(1, 256\)"):
+        sam.load("mobile_sam", tmp_path / "missing.pt")
+
+
+class Harmful:
+    """A pickle that runs code when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("echo harm",)
+
+
+def test_what_is_no_checkpoint_is_refused(
+    tmp_path: Path, mobile: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"state": Harmful()}, tmp_path / "a.pth")
+    (tmp_path / "b.pth").write_bytes(pickle.dumps(Harmful()))
+    (tmp_path / "c.pth").write_bytes(mobile.read_bytes()[:100_000])
+    (tmp_path / "d.pth").write_text("no checkpoint")
+    (tmp_path / "e.pth").write_bytes(b"")
+    torch.save([1, 2], tmp_path / "f.pth")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "g.pth")
+    for name in "abcdefg":
+        with pytest.raises(SicError, match=rf"{name}\.pth") as error:
+            sam.load("mobile_sam", tmp_path / f"{name}.pth")
+        assert "\n" not in str(error.value)
+    assert "harm" not in capfd.readouterr().out
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert sam._device("auto", Worker()).type == "cpu"
+    with pytest.raises(SicError, match=r"segment\.device: there is no cuda device"):
+        sam._device("cuda", Worker())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert sam._device("cpu", Worker()).type == "cpu"
+    assert sam._device("auto", Worker(6, 8, 2)) == torch.device("cuda", 2)
+
+
+def test_real_weights(tmp_path: Path) -> None:
+    """Real weights, of any size, find the cup, the saucer and the spoon."""
+    if "SAM_CHECKPOINT" not in os.environ:
+        pytest.skip("SAM_CHECKPOINT does not name a file with Segment Anything's weights")
+    path = Path(os.environ["SAM_CHECKPOINT"])
+    name = sam._whose(torch.load(path, map_location="cpu", weights_only=True))
+    assert name is not None
+    knobs = STUDY.segment.sam.model_dump() | {"points_per_side": 8}
+    chosen = settings(segmenter=name, checkpoint=str(path), sam=knobs, device="auto")
+    found = sam.segmenter(chosen, path, Worker())(photos.coffee())
+    sure = [record for record in found if record["predicted_iou"] >= 0.93]
+    assert 3 <= len(sure) <= len(found)
+    cup = next(r for r in found if segment.decode(r)[120, 260] and 20_000 < r["area"] < 120_000)
+    assert cup["predicted_iou"] > 0.78
+    m_x = edges.mask(found, 400, 600, STUDY.edges)
+    images.write_png(tmp_path / "m_x.png", m_x[..., None].repeat(3, 2).astype(np.uint8) * 255)
+    assert 0.005 < m_x.mean() < 0.4
