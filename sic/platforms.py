@@ -1,6 +1,7 @@
 """The machine that wrote a stream, in 8 bytes, so that a reader can name it beside his own."""
 
 import platform
+import re
 import struct
 import sys
 from dataclasses import astuple, dataclass
@@ -40,8 +41,8 @@ class Platform:
         import torch  # `info` reads streams without it
 
         machine = platform.machine()
-        release = torch.__version__.split("+")[0].split(".")[:3]
-        major, minor, micro = (int("".join(filter(str.isdigit, part)) or 0) for part in release)
+        release = re.match(r"(\d+)\.(\d+)\.(\d+)", torch.__version__)
+        major, minor, micro = map(int, release.groups()) if release else (0, 0, 0)
         return cls(
             _place(_SYSTEMS, platform.system()),
             _place(_MACHINES, _ALIASES.get(machine, machine)),

@@ -1,0 +1,127 @@
+"""The command line: exit codes, one line an error, nothing half-written."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from skimage import data
+from test_bitstream import additional, base
+
+from sic import images, weights
+from sic.__main__ import main
+from sic.bitstream import ScalableCodec
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with weights and two photos."""
+    monkeypatch.chdir(tmp_path)
+    weights.save(tmp_path / "B", base(), {})
+    weights.save(tmp_path / "E", additional(3), {})
+    images.write_png(tmp_path / "photo.png", data.astronaut()[:50, :70])
+    images.write_png(tmp_path / "photos/one.png", data.astronaut()[:50, :70])
+    images.write_png(tmp_path / "photos/two.png", data.coffee()[:40, :30])
+    return tmp_path
+
+
+def run(words: str) -> int:
+    """Exit code of `python -m sic WORDS`."""
+    try:
+        main(words.split())
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else fail_line(exit_.code)
+    return 0
+
+
+def fail_line(message) -> int:
+    """What Python prints for ``sys.exit(message)``, and its exit code."""
+    print(message, file=sys.stderr)
+    return 1
+
+
+def test_encode_decode_and_info(folder, capsys):
+    weights_ = "--base B --enhancement E --device cpu"
+    assert run(f"encode photo.png -o photo.sic {weights_}") == 0
+    assert run(f"decode photo.sic -o human.png {weights_}") == 0
+    assert run(f"decode photo.sic -o machine.png --layer machine {weights_}") == 0
+    assert run("decode photo.sic -o base.png --base B") == 0
+    codec = ScalableCodec(base(), additional(3))
+    stream = codec.encode(images.read("photo.png"))
+    assert (folder / "photo.sic").read_bytes() == stream
+    np.testing.assert_array_equal(images.read("human.png"), codec.decode(stream, "human"))
+    for name in ("machine.png", "base.png"):
+        np.testing.assert_array_equal(images.read(name), codec.decode(stream, "machine"))
+    capsys.readouterr()
+    assert run("info photo.sic") == 0
+    assert f"{len(stream)} bytes" in capsys.readouterr().out
+
+
+def test_folders(folder, capsys):
+    assert run("encode photos -o streams --base B --enhancement E --split") == 0
+    names = sorted(p.name for p in (folder / "streams").iterdir())
+    assert names == ["one.enhancement.sic", "one.sic", "two.enhancement.sic", "two.sic"]
+    assert run("decode streams -o pictures --base B --enhancement E") == 0
+    assert images.read("pictures/two.png").shape == (40, 30, 3)
+    assert "2/2" in capsys.readouterr().err  # the progress bar
+    assert run("info streams") == 0
+    assert capsys.readouterr().out.count("pixels, RGB8") == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("encode none.png -o a.sic --base B", "cannot read none.png"),
+        ("encode photo.png -o a.sic --base none", "no checkpoint none"),
+        ("encode photo.png -o a.sic --base E", "AdditionalCodec is no base"),
+        ("encode photo.png -o a.jpg --base B", "a.jpg should end in .sic"),
+        ("encode photo.png -o a.sic --base B --split", "--split needs an --enhancement"),
+        ("encode photo.png -o B/a.sic --base B", "cannot write B/a.sic"),
+        ("decode none.sic -o a.png --base B", "cannot read none.sic"),
+        ("decode photo.png -o a.png --base B", "not a .sic stream"),
+        ("decode a.sic -o a.png --base B --layer human", "--layer human needs --enhancement"),
+        ("info photo.png", "photo.png: not a .sic stream"),
+        ("info none.sic", "cannot read none.sic"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_1(folder, capsys, words, message):
+    before = sorted(folder.rglob("*"))
+    assert run(words) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("sic: ")
+    assert error.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", ["", "encode photo.png", "decode a.sic -o a.png", "sing"])
+def test_wrong_usage_is_exit_code_2(words, capsys):
+    assert run(words) == 2
+    assert "usage: sic" in capsys.readouterr().err
+
+
+def test_a_missing_gpu_is_said(folder, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run("encode photo.png -o a.sic --base B --device cuda") == 1
+    assert "--device cuda" in capsys.readouterr().err
+
+
+def test_stopping_is_exit_code_130_and_leaves_nothing(folder, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ScalableCodec, "encode_layers", stop)
+    assert run("encode photo.png -o a.sic --base B") == 130
+    assert not (folder / "a.sic").exists()
+
+
+def test_info_starts_without_pytorch(folder):
+    run("encode photo.png -o photo.sic --base B")
+    program = (
+        "import sys; from sic.__main__ import main; main(['info', 'photo.sic']); "
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert time.monotonic() - start < 5

@@ -1,0 +1,164 @@
+"""Files and folders of streams: what is made from what, and what a failure leaves."""
+
+import os
+
+import numpy as np
+import pytest
+from skimage import data
+from test_bitstream import additional, base
+
+from sic import images, stream_files
+from sic.bitstream import ScalableCodec
+from sic.container import MAX_BYTES
+from sic.errors import SicError, StreamError
+from sic.stream_files import Job
+
+PNG = {".png"}
+
+
+@pytest.fixture(scope="module")
+def codec() -> ScalableCodec:
+    return ScalableCodec(base(), additional(1))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    images.write_png(tmp_path / "photo.png", data.chelsea()[:40, :60])
+    return Job(tmp_path / "photo.png", tmp_path / "photo.sic")
+
+
+# ---- what is made from what -----------------------------------------------------------------
+
+
+def test_a_folder_keeps_its_levels(tmp_path):
+    for name in ("b.png", "in/a.PNG", "in/notes.txt", ".hidden.png"):
+        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "from" / name).touch()
+    jobs = stream_files.pair(tmp_path / "from", tmp_path / "to", PNG, ".sic")
+    assert [job.target.relative_to(tmp_path).as_posix() for job in jobs] == [
+        "to/b.sic",
+        "to/in/a.sic",
+    ]
+
+
+def test_second_files_are_not_decoded_on_their_own(tmp_path):
+    for name in ("a.sic", "a.enhancement.sic"):
+        (tmp_path / name).touch()
+    jobs = stream_files.pair(tmp_path, tmp_path / "to", {".sic"}, ".png")
+    assert [job.source.name for job in jobs] == ["a.sic"]
+
+
+def test_two_sources_of_one_target_are_refused(tmp_path):
+    for name in ("a.png", "a.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(SicError, match=r"a\.jpg and .*a\.png would both become .*a\.sic"):
+        stream_files.pair(tmp_path, tmp_path / "to", {".png", ".jpg"}, ".sic")
+
+
+def test_targets_that_make_no_sense_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SicError, match=r"should end in \.sic"):
+        stream_files.pair(tmp_path / "a.png", tmp_path / "a.png", PNG, ".sic")
+    with pytest.raises(SicError, match="is a folder and"):
+        stream_files.pair(tmp_path, tmp_path / "file", PNG, ".sic")
+    with pytest.raises(SicError, match=r"holds no file ending in \.png"):
+        stream_files.pair(tmp_path, tmp_path / "to", PNG, ".sic")
+
+
+# ---- coding ---------------------------------------------------------------------------------
+
+
+def test_one_file_holds_both_layers(codec, photo):
+    stream_files.encode(codec, photo, split=False)
+    assert photo.target.read_bytes() == codec.encode(images.read(photo.source))
+
+
+def test_split_layers_are_found_again_by_name(codec, photo, tmp_path):
+    stream_files.encode(codec, photo, split=True)
+    second = tmp_path / "photo.enhancement.sic"
+    stream = codec.encode(images.read(photo.source))
+    assert photo.target.read_bytes() + second.read_bytes() == stream
+
+    back = Job(photo.target, tmp_path / "back.png")
+    stream_files.decode(codec, back, "human")
+    np.testing.assert_array_equal(images.read(back.target), codec.decode(stream, "human"))
+    second.unlink()
+    with pytest.raises(StreamError, match=r"photo\.sic: the stream has no enhancement layer"):
+        stream_files.decode(codec, back, "human")
+    stream_files.decode(codec, back, "machine")
+    np.testing.assert_array_equal(images.read(back.target), codec.decode(stream, "machine"))
+
+
+def test_what_a_run_before_has_written_is_left(codec, photo):
+    for split in (False, True):
+        stream_files.encode(codec, photo, split)
+        written = photo.target.stat().st_mtime_ns
+        stream_files.encode(codec, photo, split)
+        assert photo.target.stat().st_mtime_ns == written
+
+
+def test_a_changed_picture_or_other_weights_are_coded_again(codec, photo):
+    stream_files.encode(codec, photo, split=False)
+    first = photo.target.read_bytes()
+    stream_files.encode(ScalableCodec(base(), additional(2)), photo, split=False)
+    second = photo.target.read_bytes()
+    assert second != first
+    images.write_png(photo.source, data.chelsea()[40:80, :60])
+    later = photo.target.stat().st_mtime + 10
+    os.utime(photo.source, (later, later))
+    stream_files.encode(ScalableCodec(base(), additional(2)), photo, split=False)
+    assert photo.target.read_bytes() not in (first, second)
+
+
+def test_a_damaged_target_is_written_again(codec, photo):
+    stream_files.encode(codec, photo, split=False)
+    whole = photo.target.read_bytes()
+    photo.target.write_bytes(whole[:-3])
+    stream_files.encode(codec, photo, split=False)
+    assert photo.target.read_bytes() == whole
+
+
+def test_a_damaged_stream_leaves_no_picture(codec, photo, tmp_path):
+    stream_files.encode(codec, photo, split=False)
+    photo.target.write_bytes(photo.target.read_bytes()[:-3])
+    with pytest.raises(StreamError, match=r"photo\.sic: the stream is cut off"):
+        stream_files.decode(codec, Job(photo.target, tmp_path / "back.png"), "human")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photo.png", "photo.sic"]
+
+
+def test_a_huge_file_is_refused_unread(tmp_path):
+    with (tmp_path / "huge.sic").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(StreamError, match="more than any"):
+        stream_files.read(tmp_path / "huge.sic")
+
+
+# ---- many files -----------------------------------------------------------------------------
+
+
+def test_one_failure_does_not_stop_the_others(tmp_path, capsys):
+    done = []
+
+    def work(job: Job) -> None:
+        if job.source.name == "bad":
+            raise SicError("bad is bad")
+        done.append(job.source.name)
+
+    jobs = [Job(tmp_path / name, tmp_path) for name in ("a", "bad", "c")]
+    with pytest.raises(SicError, match="1 of 3 files failed"):
+        stream_files.each(jobs, work, "test")
+    assert done == ["a", "c"]
+    assert "sic: bad is bad" in capsys.readouterr().out
+
+
+def test_a_description_adds_up(codec, photo):
+    stream_files.encode(codec, photo, split=False)
+    text = stream_files.describe(photo.target)
+    size = photo.target.stat().st_size
+    assert f"60×40 pixels, RGB8, {size} bytes, {8 * size / 2400:.4f} bpp" in text
+    rows = [line.split() for line in text.splitlines()[2:8]]
+    assert [row[:2] for row in rows] == [
+        [layer, part] for layer in ("base", "fusion") for part in ("header", "z", "y")
+    ]
+    assert sum(int(row[2]) for row in rows) == size
+    assert text.count("written on") == 2
