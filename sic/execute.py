@@ -9,6 +9,7 @@ between two equal runs (times, progress bars, random cell ids), and appear whole
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ from nbformat import NotebookNode
 
 from sic.errors import SicError, exit_on_error
 from sic.files import replacing, write_text
+
+#: Where an object lies in memory, as Python shows objects that have no better name.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 #: Where the copy of a failed run is left for the reader, outside of DVC's products.
 FAILED = Path("build/failed")
@@ -45,7 +49,6 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
 
     if not notebook.exists():
         raise SicError(f"no notebook {notebook}; run from the study's folder")
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     attempt = FAILED / f"{'-'.join(folder.parts)}.ipynb"
     attempt.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -88,7 +91,9 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
             for output in cell.outputs:
-                output.get("metadata", {}).pop("papermill", None)
+                data = output.get("data", {})
+                if "text/plain" in data:
+                    data["text/plain"] = ADDRESS.sub("", data["text/plain"])
     return notebook
 
 

@@ -51,9 +51,10 @@ def sentences(means: pd.DataFrame, m: int) -> Iterator[str]:
         f"{base.psnr_machine:.2f} dB. The human LIC takes {lic.bpp.min():.3f} to "
         f"{lic.bpp.max():.3f} bpp for {lic.psnr.min():.2f} to {lic.psnr.max():.2f} dB."
     )
+    verdict = "beats" if weakest > nothing else "does NOT beat"
     yield (
-        f"Every picture for people has at least {weakest:.2f} dB; sending nothing but the mean "
-        f"colour gives {nothing:.2f} dB."
+        f"Each trained codec {verdict} sending nothing: the weakest picture for people has "
+        f"{weakest:.2f} dB, the mean colour alone {nothing:.2f} dB (means over the photos)."
     )
     yield _compare("feature fusion", fusion, "bpp_additional", "the DC model", difference)
     yield _compare("feature fusion", fusion, "bpp_additional", "the human LIC", lic, "bpp")

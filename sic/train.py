@@ -151,7 +151,7 @@ class History:
             ("validation", [_values(losses) for losses in validation]),
         ):
             if values:
-                total, bpp, mse = np.mean(values, axis=0)
+                total, bpp, mse = np.mean(values, axis=0).tolist()
                 psnr = -10 * math.log10(mse)
                 self.rows.append(
                     {"step": step, "split": split, "loss": total, "bpp": bpp, "psnr": psnr}

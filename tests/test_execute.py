@@ -1,0 +1,114 @@
+"""Notebook runs: equal inputs give equal bytes, failures give one line, prose reruns nothing."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from sic.errors import SicError
+from sic.execute import execute, extract
+
+
+def write(path: Path, *code: str, prose: str = "# Question") -> Path:
+    cells = [new_markdown_cell(prose), *(new_code_cell(c) for c in code)]
+    cells[1].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_two_equal_runs_give_equal_bytes_without_progress_bars(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    book = write(
+        Path("book.ipynb"),
+        "m = 1",
+        "import sys\nprint('bar', 99 + 1, file=sys.stderr)\nprint(f'finding: {m}')",
+        "object()",
+    )
+    for folder in ("reports/a", "reports/b"):
+        execute(book, Path(folder), {"m": 5})
+    first, second = (Path(f"reports/{f}/notebook.ipynb").read_bytes() for f in "ab")
+    assert first == second
+    assert b"finding: 5" in first
+    assert b"bar 100" not in first
+    assert "bar 100" in capfd.readouterr().err, "progress is shown while the notebook runs"
+    page = Path("reports/a/index.html").read_text()
+    assert "finding: 5" in page
+    assert 'src="http' not in page, "the page needs no network"
+    assert 'href="../index.html"' in page
+
+
+def test_a_sic_error_becomes_its_one_line_and_leaves_no_product() -> None:
+    fault = "from sic.errors import SicError\nraise SicError('params.yaml: key x is missing')"
+    with pytest.raises(SicError, match=r"^params.yaml: key x is missing$"):
+        execute(write(Path("book.ipynb"), "m = 1", fault), Path("reports/a"), {})
+    assert not Path("reports").exists()
+    assert not list(Path("build/failed").iterdir())
+
+
+def test_another_failure_names_the_cell_and_keeps_the_copy_with_its_traceback() -> None:
+    book = write(Path("book.ipynb"), "m = 1", "1 / 0")
+    with pytest.raises(SicError, match=r"book.ipynb failed.*ZeroDivisionError") as error:
+        execute(book, Path("reports/a"), {})
+    assert "build/failed/reports-a.ipynb" in str(error.value)
+    assert "ZeroDivisionError" in Path("build/failed/reports-a.ipynb").read_text()
+    assert not Path("reports").exists()
+
+
+def test_a_killed_kernel_says_how_to_go_on() -> None:
+    kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(SicError, match=r"kernel .* died.*continues from its last checkpoint"):
+        execute(write(Path("book.ipynb"), "m = 1", kill), Path("reports/a"), {})
+
+
+def test_a_missing_notebook_is_named() -> None:
+    with pytest.raises(SicError, match=r"no notebook absent.ipynb"):
+        execute(Path("absent.ipynb"), Path("reports/a"), {})
+
+
+def test_extraction_sees_code_and_nothing_else() -> None:
+    Path("notebooks").mkdir()
+    book = write(Path("notebooks/10_a.ipynb"), "m = 1", "print(m)")
+    extract(Path("notebooks"), Path("build/code"))
+    before = Path("build/code/10_a.py").read_bytes()
+
+    saved = nbformat.read(book, as_version=4)
+    saved.cells[0].source = "# Another text"
+    saved.cells[2].execution_count = 3
+    saved.cells[2].outputs = [nbformat.v4.new_output("stream", text="1\n")]
+    saved.cells[2].metadata["execution"] = {"iopub.status.busy": "2026-01-01"}
+    saved.metadata["language_info"] = {"name": "python", "version": "3.12.0"}
+    nbformat.write(saved, book)
+    extract(Path("notebooks"), Path("build/code"))
+    assert Path("build/code/10_a.py").read_bytes() == before
+
+    saved.cells[2].source = "print(m + 1)"
+    nbformat.write(saved, book)
+    extract(Path("notebooks"), Path("build/code"))
+    assert Path("build/code/10_a.py").read_bytes() != before
+
+
+def test_a_notebook_taken_away_leaves_no_code_behind() -> None:
+    Path("notebooks").mkdir()
+    for name in ("10_a", "20_b"):
+        write(Path(f"notebooks/{name}.ipynb"), "m = 1")
+    extract(Path("notebooks"), Path("build/code"))
+    Path("notebooks/20_b.ipynb").unlink()
+    extract(Path("notebooks"), Path("build/code"))
+    assert [p.name for p in Path("build/code").iterdir()] == ["10_a.py"]
+
+
+def test_a_broken_notebook_and_an_empty_folder_are_named() -> None:
+    Path("notebooks").mkdir()
+    with pytest.raises(SicError, match=r"no notebooks in notebooks"):
+        extract(Path("notebooks"), Path("build/code"))
+    Path("notebooks/10_a.ipynb").write_text("{")
+    with pytest.raises(SicError, match=r"cannot read notebooks/10_a.ipynb"):
+        extract(Path("notebooks"), Path("build/code"))
