@@ -74,23 +74,30 @@ def runs(record: Record) -> list[tuple[int, int]]:
 
     Much faster than to decode the mask where it is small in a large picture.
     """
-    position = np.cumsum(run_lengths(record["segmentation"]["counts"])).tolist()
+    position = run_lengths(record["segmentation"]["counts"]).cumsum().tolist()
     return list(zip(position[0::2], position[1::2], strict=False))
 
 
 def run_lengths(counts: str) -> NDArray[np.int64]:
-    """COCO's compressed run lengths as numbers: of background and foreground in turn."""
+    """COCO's compressed run lengths as numbers: of background and foreground in turn.
+
+    Raises:
+        ValueError: if the code ends within a number.
+    """
     # COCO's code: numbers of 6-bit characters, the lowest 5 bits first, the sixth says that more
     # follow and the fifth of the last one is the sign; from the third on, the difference to the
     # number two before.
     code = np.frombuffer(counts.encode("ascii"), np.uint8) - 48
-    first = np.flatnonzero(np.concatenate([[True], code[:-1] < 32]))
-    place = 5 * (np.arange(len(code)) - np.repeat(first, np.diff(first, append=len(code))))
+    last = np.flatnonzero(code < 32)
+    first = np.zeros_like(last)
+    first[1:] = last[:-1] + 1
+    if not len(code) or code[-1] >= 32:
+        raise ValueError("run lengths that are cut off")
+    place = 5 * (np.arange(len(code)) - np.repeat(first, last - first + 1))
     number = np.add.reduceat((code & 31).astype(np.int64) << place, first)
-    last = np.append(first[1:], len(code)) - 1
     number -= np.where(code[last] & 16, np.int64(32) << place[last], 0)
-    number[1::2] = np.cumsum(number[1::2])
-    number[2::2] = np.cumsum(number[2::2])
+    number[1::2] = number[1::2].cumsum()
+    number[2::2] = number[2::2].cumsum()
     return number
 
 

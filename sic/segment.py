@@ -1,5 +1,8 @@
 """The `segment` stage: segments of every picture by the segmenter of the settings.
 
+``python -m sic.segment`` runs it without its notebook, as one of many processes where torchrun or
+srun start it (docs/masks.md).
+
 Segmentation is the expensive step and does not depend on the confidence threshold α: records are
 kept at low thresholds, so that α and whatever follows can change without a new run.
 """
@@ -10,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sic import annotations, data, graph, images, records, sam
-from sic.errors import SicError
+from sic import annotations, data, graph, images, params, records, sam
+from sic.errors import SicError, exit_on_error
 from sic.files import sha256
 from sic.images import Pixels
 from sic.params import Params
@@ -25,7 +28,7 @@ STAND_IN = "graph"  # the segmenter that is neither Segment Anything nor people'
 Segmenter = Callable[[data.ImageRecord, Pixels], list[Record]]
 
 
-def run(params: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, Any] | None:
+def run(study: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, Any] | None:
     """Segment the pictures of ``root/images.json`` into ``root/segments/`` (:mod:`sic.records`).
 
     Results of single pictures wait in ``work/segment-…/`` until all are there; a stopped run goes
@@ -40,7 +43,7 @@ def run(params: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, 
     """
     worker = Worker.from_environment()
     pictures = {r.name: r for r in data.every_record(data.load_index(root / data.INDEX))}
-    origin, code, load_segmenter = _segmenter(params, root, work, worker)
+    origin, code, load_segmenter = _segmenter(study, root, work, worker)
     folder = work / f"segment-{fingerprint(origin, [records, *code])}"
     # The picture's checksum in the name: a changed picture is a new piece of work.
     results = {
@@ -49,7 +52,7 @@ def run(params: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, 
 
     def make(name: str) -> bytes:
         picture = pictures[name]
-        pixels = images.read(data.image_path(picture, params.data, root))
+        pixels = images.read(data.image_path(picture, study.data, root))
         if pixels.shape[:2] != (picture.height, picture.width):
             raise SicError(f"{name} has changed since the data stage; run the data stage again")
         found = load_segmenter()(picture, pixels)
@@ -59,24 +62,24 @@ def run(params: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, 
         return None
     stand_in = {"stand_in": origin["segmenter"] == STAND_IN}
     return records.assemble(
-        list(results.values()), origin | stand_in, params.segment.shard, root / "segments"
+        list(results.values()), origin | stand_in, study.segment.shard, root / "segments"
     )
 
 
 def _segmenter(
-    params: Params, root: Path, work: Path, worker: Worker
+    study: Params, root: Path, work: Path, worker: Worker
 ) -> tuple[dict[str, Any], list[ModuleType], Callable[[], Segmenter]]:
     """What the results depend on, settings and code, and how to get the segmenter.
 
     The segmenter itself, weights and all, is loaded when the first picture needs it.
     """
-    settings = params.segment
+    settings = study.segment
     origin: dict[str, Any] = {"segmenter": settings.segmenter}
     if settings.segmenter == STAND_IN:
         origin["settings"] = settings.graph.model_dump()
         return origin, [graph], lambda: lambda _, pixels: graph.segments(pixels, settings.graph)
     if settings.segmenter == "annotations":
-        files = data.annotation_files(params.data, settings.outlines, root)
+        files = data.annotation_files(study.data, settings.outlines, root)
         origin |= {"outlines": settings.outlines, "files": [sha256(file) for file in files]}
 
         @functools.cache
@@ -96,3 +99,14 @@ def _segmenter(
         return lambda _, pixels: generate(pixels)
 
     return origin, [sam], anything
+
+
+def main() -> None:
+    """The command ``python -m sic.segment``: the stage on params.yaml and data/."""
+    header = run(params.load())
+    if header is not None:
+        print(f"{header['records']:,} segments of {header['images']:,} images in data/segments")
+
+
+if __name__ == "__main__":
+    exit_on_error(main)

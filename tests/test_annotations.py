@@ -63,7 +63,7 @@ def test_pictures_are_found_by_path_or_name(tmp_path: Path) -> None:
     assert people.segments("val2017/a.png", 40, 60) == people.segments("a.png", 40, 60)
     with pytest.raises(SicError, match=r"no annotations list the image b\.png .*i\.json"):
         people.segments("b.png", 40, 60)
-    with pytest.raises(SicError, match="a.png is 60×41, but 60×40 in"):
+    with pytest.raises(SicError, match=r"a\.png is 60×41, but 60×40 in"):
         people.segments("a.png", 41, 60)
 
 
@@ -93,7 +93,7 @@ def test_panoptic_maps(tmp_path: Path) -> None:
     ground, thing = Annotations([path], "panoptic").segments("a.jpg", 40, 60)
     assert np.array_equal(records.decode(thing), rectangle())
     assert np.array_equal(records.decode(ground), ~rectangle())
-    with pytest.raises(SicError, match="set segment.outlines: panoptic"):
+    with pytest.raises(SicError, match=r"set segment\.outlines: panoptic"):
         Annotations([path], "instances")
     (tmp_path / "panoptic_val2017" / "a.png").unlink()
     with pytest.raises(SicError, match=r"panoptic_val2017/a\.png: No such file"):
@@ -108,7 +108,18 @@ def test_damage_is_named(tmp_path: Path) -> None:
             Annotations([path], "instances")
     with pytest.raises(SicError, match="cannot read"):
         Annotations([tmp_path / "none.json"], "instances")
-    for outline in ([[1, 2]], {"size": [40, 61], "counts": [2440]}, {"counts": "x"}, 5):
+    size = [40, 60]
+    for outline in (
+        [[1, 2]],
+        [],
+        5,
+        {"counts": "x"},
+        {"size": [40, 61], "counts": [2440]},
+        {"size": size, "counts": [2399]},
+        {"size": size, "counts": [2500, -100]},
+        {"size": size, "counts": "0ZZZZ5"},
+        {"size": size, "counts": ""},
+    ):
         instances(path, {"segmentation": outline})
         with pytest.raises(SicError, match=r"i\.json has a bad outline for a\.png"):
             Annotations([path], "instances").segments("a.png", 40, 60)
