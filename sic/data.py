@@ -54,11 +54,11 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     """The `data` stage: choose the splits, check every picture and write ``root/images.json``.
 
     For ``sample`` the photos are also written as ``root/images/NAME.png``; pictures of the other
-    sources stay where they are.  A split is a list of names (COCO: or of ids), a number of
-    pictures drawn with the seed, or `all` that the other splits leave.  Lists go first, then
-    numbers (test, validation, train: asking for more training pictures leaves the other splits
-    as they are), then `all`.  COCO's train and validation pictures come from train2017, its test
-    pictures from val2017, as the published accuracies and rates do.
+    sources stay where they are and that folder is left empty.  A split is a list of names (COCO:
+    or of ids), a number of pictures drawn with the seed, or `all` that the other splits leave.
+    Lists go first, then numbers (test, validation, train: asking for more training pictures
+    leaves the other splits as they are), then `all`.  COCO's train and validation pictures come
+    from train2017, its test pictures from val2017, as the published accuracies and rates do.
 
     Raises:
         SicError: unknown or repeated names, too few pictures, an empty folder, an unreadable
@@ -72,8 +72,7 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
         pools = _coco_pools(settings, root)
     chosen = choose(pools, settings, seed)
     pictures = {name: path for split in SPLITS for name, path in chosen[split]}
-    if settings.source == "sample":
-        pictures = _write_sample(pictures, root / "images")
+    pictures |= _write(pictures if settings.source == "sample" else {}, root / "images")
     base = images_root(settings, root)
     records = dict(zip(pictures, _inspect(pictures, base), strict=True))
     index = {split: [records[name] for name, _ in chosen[split]] for split in SPLITS}
@@ -255,7 +254,7 @@ def _name(item: str | int, pool: Mapping[str, Path], split: str) -> str:
 
 
 # ---- what they hold --------------------------------------------------------------------------
-def _write_sample(pictures: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+def _write(pictures: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     with replacing_folder(folder) as temporary:
         for name, path in pictures.items():
             images.write_png(temporary / f"{name}.png", images.read(path))

@@ -113,7 +113,8 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
     assert {r.name for split in ("validation", "test") for r in index[split]} == {"a", "b"}
     assert data.image_path(index["train"][0], chosen) == root / "sub" / "c.png"
     assert (index["train"][1].height, index["train"][1].width) == (23, 30)
-    assert {p.name for p in (tmp_path / "data").iterdir()} == {"images.json"}
+    assert {p.name for p in (tmp_path / "data").iterdir()} == {"images.json", "images"}
+    assert not list((tmp_path / "data" / "images").iterdir())
 
 
 def test_folders_that_do_not_serve(tmp_path: Path) -> None:
