@@ -1,4 +1,4 @@
-"""The command line: ``python -m sic encode | decode | info …``.
+"""The command line: ``python -m sic encode | decode | info | import-weights …``.
 
 A command is a function that adds its arguments and one that runs it; heavy modules are imported
 inside the latter.  Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 stopped.
@@ -90,6 +90,50 @@ def run_info(arguments: argparse.Namespace) -> None:
             print(stream_files.describe(path))
 
 
+def add_import_weights(commands: Commands) -> None:
+    """`import-weights icm.pth.tar --as base`."""
+    parser = commands.add_parser(
+        "import-weights", help="published checkpoint (ICM, ICA, LIC-TCM) to one of this study"
+    )
+    parser.add_argument("source", type=Path, help="the published file, such as icm.pth.tar")
+    parser.add_argument(
+        "--as",
+        dest="role",
+        choices=("base", "lic", "additional", "difference"),
+        required=True,
+        help="what it is: base and lic are both a TCM",
+    )
+    parser.add_argument("--m", type=int, help="slices of an additional codec")
+    parser.add_argument("--N", type=int, default=128, help="(default: 128)")
+    parser.add_argument("--M", type=int, default=320, help="(default: 320)")
+    parser.add_argument("--num-slices", type=int, default=5, help="n of the base (default: 5)")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="(default: data/weights/NAME.safetensors)"
+    )
+    parser.set_defaults(run=run_import_weights)
+
+
+def run_import_weights(arguments: argparse.Namespace) -> None:
+    """Check a published checkpoint against the codec it should be, and write it in our format."""
+    from sic import weights
+    from sic.files import sha256
+
+    if (arguments.role == "additional") != (arguments.m is not None):
+        raise SicError("--m goes with --as additional, and is needed there: the number of slices")
+    sizes = {"N": arguments.N, "M": arguments.M, "num_slices": arguments.num_slices}
+    kind = {"base": "tcm", "lic": "tcm"}.get(arguments.role, arguments.role)
+    try:
+        codec = weights.KINDS[kind](**sizes, **({"m": arguments.m} if arguments.m else {}))
+    except ValueError as error:
+        raise SicError(f"no codec has these sizes: {error}") from None
+    weights.import_published(arguments.source, codec)
+    name = arguments.source.name.split(".")[0]
+    output = arguments.output or Path("data/weights") / f"{name}.safetensors"
+    origin = {"imported": arguments.source.name, "sha256": sha256(arguments.source)}
+    weights.save(output, codec, {**origin, "as": arguments.role})
+    print(f"{output}: {type(codec).__name__}, {weights.settings(codec)}")
+
+
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=Path, required=True, help="checkpoint of the base (.safetensors)"
@@ -119,7 +163,12 @@ def _codec(arguments: argparse.Namespace) -> "ScalableCodec":
 
 
 #: Every command, in the order of the help text.
-COMMANDS: tuple[Callable[[Commands], None], ...] = (add_encode, add_decode, add_info)
+COMMANDS: tuple[Callable[[Commands], None], ...] = (
+    add_encode,
+    add_decode,
+    add_info,
+    add_import_weights,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,6 @@ between two equal runs (times, progress bars, random cell ids), and appear whole
 """
 
 import argparse
-import os
 import re
 import shutil
 import sys
@@ -115,6 +114,8 @@ def html(notebook: NotebookNode, folder: Path) -> str:
     # MathJax and RequireJS would be fetched; the notebooks write formulas in plain Unicode.
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
     exporter.embed_images = True
+    # The first page is read for what was found; its code is in the executed copy beside it.
+    exporter.exclude_input = len(folder.parts) == 1
     body, _ = exporter.from_notebook_node(page, {"metadata": {"name": title}})
     return body
 

@@ -1,0 +1,76 @@
+"""`python -m sic import-weights`: from a published file to a codec that gives its numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from reference_weights import fill
+from small import astronaut
+
+from sic import weights
+from sic.__main__ import main
+from sic.files import sha256
+from sic.scalable import AdditionalCodec
+from sic.tcm import TCM
+
+# Published widths at the smallest N and M that they allow.
+SIZES = {"N": 32, "M": 80, "num_slices": 5}
+WORDS = ["--N", "32", "--M", "80"]
+
+
+def published(codec: TCM, path: Path) -> None:
+    state = {f"module.{key}": tensor for key, tensor in codec.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 49}, path)
+
+
+def test_a_published_base_gives_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    codec = fill(TCM(**SIZES).eval(), "icm")
+    published(codec, Path("icm.pth.tar"))
+    main(["import-weights", "icm.pth.tar", "--as", "base", *WORDS])
+    assert "data/weights/icm.safetensors: TCM" in capsys.readouterr().out
+    imported = weights.load(Path("data/weights/icm.safetensors"))
+    x = astronaut(128, 128).float()
+    with torch.inference_mode():
+        assert torch.equal(imported(x)["x_hat"], codec(x)["x_hat"])
+    origin = weights.metadata(Path("data/weights/icm.safetensors"))["origin"]
+    assert origin == {
+        "imported": "icm.pth.tar",
+        "sha256": sha256(Path("icm.pth.tar")),
+        "as": "base",
+    }
+
+
+def test_a_published_additional_codec_is_imported_with_its_m(tmp_path: Path) -> None:
+    codec = fill(AdditionalCodec(2, **SIZES), "ica2")
+    published(codec, tmp_path / "ica.pth.tar")
+    out = tmp_path / "ica.safetensors"
+    words = ["import-weights", str(tmp_path / "ica.pth.tar"), "--as", "additional", *WORDS]
+    main([*words, "--m", "2", "-o", str(out)])
+    assert weights.fingerprint(weights.load(out)) == weights.fingerprint(codec)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--as", "additional"], "--m goes with --as additional"),
+        (["--as", "base", "--m", "2"], "--m goes with --as additional"),
+        (["--as", "additional", "--m", "6"], "m=6 must lie between 1 and num_slices=5"),
+        (["--as", "base", "--num-slices", "3"], "num_slices=3 does not divide M=80"),
+        (["--as", "additional", "--m", "3"], "seems to be of an additional codec with m=2"),
+        (["--as", "base"], "seems to be of an additional codec with m=2"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_writes_nothing(
+    words: list[str], line: str, tmp_path: Path
+) -> None:
+    published(AdditionalCodec(2, **SIZES), tmp_path / "ica.pth.tar")
+    out = tmp_path / "ica.safetensors"
+    command = ["import-weights", str(tmp_path / "ica.pth.tar"), *words, *WORDS, "-o", str(out)]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert line in str(end.value)
+    assert "\n" not in str(end.value)
+    assert not out.exists()

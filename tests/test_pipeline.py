@@ -1,0 +1,289 @@
+"""The pipeline: exact dependencies, and one small real run in a clone that ends with the report."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from ruamel.yaml import YAML
+
+from sic import params
+
+ROOT = Path(__file__).parents[1]
+STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+NOTEBOOK = re.compile(r"notebooks/(\w+)\.ipynb")
+
+#: Modules that change no result: messages, whole-or-nothing files, the reader of params.yaml
+#: (whose values DVC tracks one by one).
+PLUMBING = {"errors", "files", "params"}
+
+
+# ---- exact dependencies ----
+
+
+def notebook_of(stage: str) -> str | None:
+    found = NOTEBOOK.search(STAGES[stage]["cmd"])
+    return found[1] if found else None
+
+
+def code_of(notebook: str) -> str:
+    cells = nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    return re.sub(r"^%.*$", "", code, flags=re.MULTILINE)
+
+
+def imported(source: str) -> set[str]:
+    """Modules of sic that a piece of code names, at its top or inside of functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "sic":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sic."):
+            found.add(str(node.module).split(".")[1])
+    return found
+
+
+def reached(source: str) -> set[str]:
+    """Modules of sic that a piece of code uses, directly or through others."""
+    seen: set[str] = set()
+    waiting = imported(source)
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting |= imported((ROOT / f"sic/{module}.py").read_text())
+    return seen - PLUMBING
+
+
+NOTEBOOK_STAGES = [stage for stage in STAGES if notebook_of(stage)]
+
+
+@pytest.mark.parametrize("stage", NOTEBOOK_STAGES)
+def test_a_stage_depends_on_the_code_it_runs_and_on_no_other(stage: str) -> None:
+    notebook = notebook_of(stage)
+    assert notebook
+    wanted = {f"sic/{module}.py" for module in reached(code_of(notebook))}
+    wanted.add(f"build/code/{notebook}.py")
+    listed = {d for d in STAGES[stage]["deps"] if d.endswith(".py")}
+    assert listed == wanted
+
+
+@pytest.mark.parametrize("stage", NOTEBOOK_STAGES)
+def test_a_stage_depends_on_every_section_of_params_that_its_notebook_reads(stage: str) -> None:
+    notebook = notebook_of(stage)
+    assert notebook
+    sections = {f.split(".")[0] for f in STAGES[stage].get("params", [])}
+    named = set(re.findall(r"\bstudy\.(\w+)", code_of(notebook))) & set(params.Params.model_fields)
+    assert named <= sections, "the notebook reads a section that a change of would not rerun it"
+
+
+def test_no_stage_depends_on_an_executed_copy() -> None:
+    for stage in STAGES.values():
+        assert not [d for d in stage["deps"] if d.startswith("reports")]
+
+
+def test_every_notebook_is_a_stage() -> None:
+    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks == {notebook_of(stage) for stage in NOTEBOOK_STAGES}
+
+
+def test_products_are_kept_out_of_git_from_the_start() -> None:
+    outs = [out for stage in STAGES.values() for out in stage.get("outs", [])]
+    plain = [re.sub(r"\$\{.*?\}", "x", out) for out in outs]
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *plain], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
+    assert sorted(ignored) == sorted(plain)
+
+
+# ---- a small real run ----
+
+SMALL = {
+    "data": {
+        "source": "sample", "root": None, "url": None,
+        "train": ["chelsea"], "validation": ["color"], "test": ["coffee"],
+    },
+    "codec": {
+        "N": 8, "M": 20, "num_slices": 5, "hyper": 8, "context": [8, 8], "attention": 8,
+        "head_dims": [4, 4, 4], "hyper_head_dim": 4, "attention_head_dim": 4,
+    },
+    "quality": {"q1": {"lmbda": 0.005}, "q2": {"lmbda": 0.01}},
+    "stages": {
+        "sa_icm": {"lmbda": 0.05}, "lic": {"quality": ["q1", "q2"]},
+        "fusion": {"quality": ["q1"], "m": [2]}, "difference": {"quality": ["q1"]},
+    },
+}  # fmt: skip
+
+
+class Study:
+    """A clone of the working tree with a small params.yaml."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        files = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split("\0")
+        for name in filter(None, files):
+            if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("results/"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self.edit(self._small)
+        self.git("init", "-q", "-b", "main")
+        self.commit()
+
+    @staticmethod
+    def _small(content: dict[str, Any]) -> None:
+        content["data"].update(SMALL["data"])
+        content["codec"] = SMALL["codec"]
+        content["quality"] = SMALL["quality"]
+        content["train"].update(batch=1, validate_every=2, device="cpu")
+        for stage, values in SMALL["stages"].items():
+            content[stage].update(values, steps=2, init="scratch", train=True)
+        content["evaluate"].update(jpeg=[10, 50], webp=[10, 50])
+
+    def edit(self, change: Any) -> None:
+        file = self.folder / "params.yaml"
+        content = YAML(typ="safe").load(file)
+        change(content)
+        YAML().dump(content, file)
+
+    def git(self, *words: str) -> str:
+        who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        return self._run("git", *who, *words)
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "state")
+
+    def dvc(self, *words: str) -> str:
+        return self._run(sys.executable, "-m", "dvc", *words)
+
+    def _run(self, *command: str) -> str:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.folder),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+        }
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def changed(self) -> set[str]:
+        """Stages whose own inputs changed, by DVC's word."""
+        return set(json.loads(self.dvc("status", "--json")))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    study = Study(tmp_path_factory.mktemp("study"))
+    study.dvc("repro")
+    study.commit()
+    return study
+
+
+@pytest.fixture
+def restored(study: Study) -> Iterator[Study]:
+    yield study
+    study.git("checkout", "-q", ".")
+
+
+def test_the_run_ends_with_the_report(study: Study) -> None:
+    report = (study.folder / "reports/index.html").read_text()
+    assert "Findings" in report
+    for link in set(re.findall(r'href="([\w/-]+/index\.html)"', report)):
+        assert (study.folder / "reports" / link).exists(), link
+    for name in ("fig2", "fig5", "fig6", "fig7"):
+        assert (study.folder / f"reports/figures/{name}.png").stat().st_size > 5000
+    notebooks = list(study.folder.glob("reports/**/notebook.ipynb"))
+    assert len(notebooks) == len(STAGES) - 1 + 1, "one a stage, two of lic"
+    for path in notebooks:
+        cells = nbformat.read(path, as_version=4).cells
+        assert cells[-1].outputs, f"{path} ends with its finding"
+
+
+def test_the_measurements_are_there_for_every_codec(study: Study) -> None:
+    metrics = json.loads((study.folder / "results/metrics.json").read_text())
+    assert {"SA-ICM", "LIC", "fusion", "difference", "JPEG", "WebP"} <= set(metrics)
+    assert set(metrics["LIC"]) == {"q1", "q2"}
+    assert set(metrics["fusion"]) == {"m2-q1"}
+    for points in metrics.values():
+        for numbers in points.values():
+            assert numbers["bpp"] == pytest.approx(
+                numbers["bpp_base"] + numbers["bpp_additional"], abs=2e-4
+            )
+
+
+def test_nothing_is_left_to_do_and_git_is_clean(study: Study) -> None:
+    assert study.changed() == set()
+    assert "Running stage" not in study.dvc("repro")
+    assert study.git("status", "--porcelain") == ""
+    assert not list((study.folder / "checkpoints").glob("**/*.pt")), "finished runs leave no state"
+
+
+def test_a_clone_with_the_cache_at_hand_runs_no_stage(study: Study, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    study.git("clone", "-q", str(study.folder), str(clone))
+    other = object.__new__(Study)
+    other.folder = clone
+    other.dvc("cache", "dir", "--local", str(study.folder / ".dvc/cache"))
+    assert "Running stage" not in other.dvc("repro")
+    assert (clone / "reports/index.html").read_bytes() == (
+        study.folder / "reports/index.html"
+    ).read_bytes()
+
+
+def test_alpha_reruns_the_edges_and_never_the_segments(restored: Study) -> None:
+    restored.edit(lambda content: content["edges"].update(alpha=0.5))
+    assert restored.changed() == {"edges"}
+
+
+def test_one_lambda_retrains_that_point_alone(restored: Study) -> None:
+    restored.edit(lambda content: content["quality"]["q2"].update(lmbda=0.02))
+    assert restored.changed() == {"lic@q2", "evaluate", "report"}
+
+
+def test_plotting_reruns_the_report_alone(restored: Study) -> None:
+    module = restored.folder / "sic/figures.py"
+    module.write_text(module.read_text() + "\n# changed\n")
+    assert restored.changed() == {"report"}
+
+
+def test_a_notebook_saved_with_its_outputs_reruns_nothing_but_the_look_at_its_code(
+    restored: Study,
+) -> None:
+    source = restored.folder / "notebooks/40_sa_icm.ipynb"
+    shutil.copy(restored.folder / "reports/sa_icm/notebook.ipynb", source)
+    executed = nbformat.read(source, as_version=4)
+    executed.cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.tags]
+    executed.cells[0].source += "\nMore prose."
+    nbformat.write(executed, source)
+    assert restored.changed() == {"code"}
+    answer = restored.dvc("repro")
+    assert re.findall(r"Running stage '(\w+)", answer) == ["code"]
+
+
+def test_a_repeated_stage_gives_the_same_bytes(study: Study) -> None:
+    study.dvc("repro", "--force", "--single-item", "lic@q1")
+    assert study.git("status", "--porcelain") == "", "dvc.lock has the same hashes as before"
+
+
+def test_a_misspelt_key_stops_the_run_with_one_line(restored: Study) -> None:
+    file = restored.folder / "params.yaml"
+    file.write_text(file.read_text().replace("alpha:", "alpa:"))
+    with pytest.raises(AssertionError, match=r"sic: params.yaml: unknown key edges.alpa"):
+        restored.dvc("repro", "edges")
