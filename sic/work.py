@@ -37,7 +37,7 @@ class Worker:
 
     @classmethod
     def from_environment(cls) -> "Worker":
-        """As torchrun, Lightning Fabric or SLURM's srun started it; alone if none of them did.
+        """As torchrun or SLURM's srun started it; alone if neither did.
 
         Raises:
             SicError: if the environment's numbers do not fit each other.

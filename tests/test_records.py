@@ -59,6 +59,7 @@ def test_shards_hold_everything_in_order(tmp_path: Path) -> None:
 def test_equal_segments_give_equal_bytes(tmp_path: Path) -> None:
     one, other = ({p.name: p.read_bytes() for p in written(tmp_path).iterdir()} for _ in "ab")
     assert one == other
+    assert all(one[f"{i:05d}.jsonl.gz"][4:8] == bytes(4) for i in range(3))  # no time of writing
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
