@@ -238,12 +238,12 @@ class _LayerCodec:
         """Refuse a layer of another kind or of other weights."""
         if layer.kind is not self.kind:
             raise StreamError(
-                f"the stream's layer is of kind {layer.kind.name}, these weights are of kind "
-                f"{self.kind.name}; give the weights it was written with"
+                f"the stream's layer is of kind {layer.kind.label}, these weights are of kind "
+                f"{self.kind.label}; give the weights it was written with"
             )
         if layer.weights != self.weights:
             raise StreamError(
-                f"the {layer.kind.name} layer was written with the weights {layer.weights.hex()}, "
+                f"the {layer.kind.label} layer was written with the weights {layer.weights.hex()}, "
                 f"not these ({self.weights.hex()}); give the weights it was written with"
             )
 
@@ -258,7 +258,7 @@ class _LayerCodec:
 
     def _numbers_differ(self, layer: Layer) -> StreamError:
         return StreamError(
-            f"the numbers of the {layer.kind.name} layer come out differently here "
+            f"the numbers of the {layer.kind.label} layer come out differently here "
             f"({Platform.here()}) than where it was written ({layer.platform}), although file and "
             "weights are right; decode it on such a machine, or write it again"
         )

@@ -39,6 +39,11 @@ class Kind(IntEnum):
     FUSION = 1
     DIFFERENCE = 2
 
+    @property
+    def label(self) -> str:
+        """The name in prose."""
+        return self.name.lower()
+
 
 class Mode(IntEnum):
     """What the decoded picture is."""
@@ -209,7 +214,7 @@ def read_layers(stream: bytes) -> list[Layer]:
 def info(layers: list[Layer]) -> list[Part]:
     """Bits, and bits per pixel of the unpadded picture, of every part of every layer."""
     return [
-        Part(layer.kind.name.lower(), name, 8 * size, 8 * size / (layer.height * layer.width))
+        Part(layer.kind.label, name, 8 * size, 8 * size / (layer.height * layer.width))
         for layer in layers
         for name, size in (("header", HEADER_BYTES), ("z", len(layer.z)), ("y", len(layer.y)))
     ]
@@ -218,7 +223,7 @@ def info(layers: list[Layer]) -> list[Part]:
 def _check_pair(base: Layer, enhancement: Layer) -> None:
     if base.kind != Kind.BASE or enhancement.kind == Kind.BASE:
         raise StreamError(
-            f"a {base.kind.name} layer stands before a {enhancement.kind.name} layer; a file is "
+            f"a {base.kind.label} layer stands before a {enhancement.kind.label} layer; a file is "
             "one base layer, then at most one enhancement of it"
         )
     if enhancement.below != base.symbols or (enhancement.height, enhancement.width) != (

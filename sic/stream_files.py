@@ -194,7 +194,7 @@ def _written(codec: "ScalableCodec", job: Job, split: bool) -> bool:
 
 
 def _provenance(layer: Layer) -> str:
-    name = layer.kind.name.lower()
+    name = layer.kind.label
     return (
         f"{name}: {layer.slices} slice{'s' * (layer.slices != 1)}, weights {layer.weights.hex()}, "
         f"written on {layer.platform}"

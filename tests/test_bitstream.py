@@ -210,13 +210,13 @@ def test_other_weights_are_refused_before_anything_is_decoded(encoding, monkeypa
 
 def test_other_weights_of_the_enhancement_are_refused(encoding):
     other = ScalableCodec(base(), fill(AdditionalCodec(3, **SIZES), "other"))
-    with pytest.raises(StreamError, match="FUSION layer was written with the weights"):
+    with pytest.raises(StreamError, match="fusion layer was written with the weights"):
         other.decode(encoding.stream, "human")
     other.decode(encoding.stream, "machine")  # the base is right
 
 
 def test_an_enhancement_of_another_kind_is_refused(encoding):
-    with pytest.raises(StreamError, match="kind FUSION, these weights are of kind DIFFERENCE"):
+    with pytest.raises(StreamError, match="kind fusion, these weights are of kind difference"):
         ScalableCodec(base(), difference()).decode(encoding.stream, "human")
 
 
