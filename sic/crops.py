@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sic import data, images, params
+from sic import images, params, splits
 from sic.errors import SicError
 
 #: The image and its edge mask: x (3, h, w) in [0, 1] and m_x (1, h, w) of 0 and 1, float32.
@@ -46,11 +46,11 @@ def photos(split: str, settings: params.Data, masks: Path | None = None) -> list
     """The images of a split of data/images.json, with their masks from the folder ``masks``."""
     return [
         Photo(
-            data.image_path(record, settings),
+            splits.image_path(record, settings),
             record.sha256,
             masks / f"{record.name}.png" if masks else None,
         )
-        for record in data.load_index()[split]
+        for record in splits.load_index()[split]
     ]
 
 

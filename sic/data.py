@@ -8,7 +8,7 @@ picture of each split with its size and checksum; whatever comes after reads tha
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,10 +19,17 @@ from sic import coco, images
 from sic.errors import SicError
 from sic.files import replacing_folder, sha256, write_text
 from sic.params import Data, Split
+from sic.splits import (
+    DATA,
+    INDEX,
+    SPLITS,
+    ImageRecord,
+    Index,
+    existing_root,
+    images_root,
+    is_unpacked_coco,
+)
 
-SPLITS = ("train", "validation", "test")
-DATA = Path("data")
-INDEX = "images.json"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".avif"}
 
 # Photos in the packages themselves: nothing is fetched.  (The stereo pair is published as
@@ -34,20 +41,6 @@ _BUNDLED = {
     ),
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One picture: its unique name, path below the images' root, size in pixels and SHA-256."""
-
-    name: str
-    path: str
-    width: int
-    height: int
-    sha256: str
-
-
-Index = dict[str, list[ImageRecord]]
 
 
 def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
@@ -67,7 +60,7 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     if settings.source == "sample":
         pools = dict.fromkeys(SPLITS, _bundled())
     elif settings.source == "folder":
-        pools = dict.fromkeys(SPLITS, _listing(_existing_root(settings), SUFFIXES))
+        pools = dict.fromkeys(SPLITS, _listing(existing_root(settings), SUFFIXES))
     else:
         pools = _coco_pools(settings, root)
     chosen = choose(pools, settings, seed)
@@ -81,40 +74,6 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     return index
 
 
-def images_root(settings: Data, root: Path = DATA) -> Path:
-    """The folder that the records' paths are relative to."""
-    if settings.source == "sample":
-        return root / "images"
-    if settings.source == "coco" and not _unpacked(settings):
-        return root / "coco"
-    return _existing_root(settings)
-
-
-def image_path(record: ImageRecord, settings: Data, root: Path = DATA) -> Path:
-    """Where a record's picture lies."""
-    return images_root(settings, root) / record.path
-
-
-def load_index(path: Path = DATA / INDEX) -> Index:
-    """Read what :func:`prepare` wrote: the records of each split, in order.
-
-    Raises:
-        SicError: no such file, or not such a file.
-    """
-    try:
-        content = json.loads(Path(path).read_text())
-        return {split: [ImageRecord(**entry) for entry in content[split]] for split in SPLITS}
-    except OSError as error:
-        raise SicError(f"cannot read {path}: {error.strerror}; run the data stage first") from None
-    except (ValueError, KeyError, TypeError):
-        raise SicError(f"{path} is not a list of images; run the data stage again") from None
-
-
-def every_record(index: Index) -> list[ImageRecord]:
-    """The pictures of all splits, in order."""
-    return [record for split in SPLITS for record in index[split]]
-
-
 # ---- which pictures there are ----------------------------------------------------------------
 def _bundled() -> dict[str, Path]:
     photos: dict[str, Path] = {}
@@ -125,15 +84,6 @@ def _bundled() -> dict[str, Path]:
             raise SicError(f"the package {package} with its photos is missing; install it")
         photos |= {Path(file).stem: Path(spec.origin).parent / inside / file for file in files}
     return dict(sorted(photos.items()))
-
-
-def _existing_root(settings: Data) -> Path:
-    if settings.root is None:
-        raise SicError(f"data.root: name the folder of images (data.source: {settings.source})")
-    root = Path(settings.root)
-    if not root.is_dir():
-        raise SicError(f"data.root: there is no folder {root}")
-    return root
 
 
 def _listing(folder: Path, suffixes: Iterable[str], below: str = ".") -> dict[str, Path]:
@@ -151,15 +101,10 @@ def _listing(folder: Path, suffixes: Iterable[str], below: str = ".") -> dict[st
     return found
 
 
-def _unpacked(settings: Data) -> bool:
-    """Whether data.root is a copy of COCO's folders (and not of its archives, or nothing)."""
-    return settings.root is not None and (_existing_root(settings) / "val2017").is_dir()
-
-
 def _coco_pools(settings: Data, root: Path) -> dict[str, dict[str, Path]]:
     folder = images_root(settings, root)
-    if not _unpacked(settings):
-        local = _existing_root(settings) if settings.root else None
+    if not is_unpacked_coco(settings):
+        local = existing_root(settings) if settings.root else None
         coco.provide(["val2017", "train2017"], folder, local, settings.url)
     train, test = (_listing(folder, {".jpg"}, f"{name}2017") for name in ("train", "val"))
     return {"train": train, "validation": train, "test": test}
@@ -182,8 +127,8 @@ def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[P
         files = [Path(settings.annotations)]
     elif settings.source == "coco":
         folder = images_root(settings, root)
-        if not _unpacked(settings):
-            local = _existing_root(settings) if settings.root else None
+        if not is_unpacked_coco(settings):
+            local = existing_root(settings) if settings.root else None
             part = "annotations" if outlines == "instances" else "panoptic"
             coco.provide([part], folder, local, settings.url)
             folder = folder / part

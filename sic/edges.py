@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sic import data, records
+from sic import records, splits
 from sic.errors import SicError
 from sic.files import replacing, replacing_folder
 from sic.params import Edges, Params
@@ -27,7 +27,7 @@ from sic.work import WORK, Worker, complete, fingerprint
 Mask = NDArray[np.bool_]
 
 
-def run(params: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, float] | None:
+def run(params: Params, root: Path = splits.DATA, work: Path = WORK) -> dict[str, float] | None:
     """The `edges` stage: draw m_x of every picture in ``root/segments`` as ``root/edges/NAME.png``.
 
     A stopped run goes on where it was; several processes share the shards (:mod:`sic.work`).

@@ -190,17 +190,3 @@ def metrics(table: pd.DataFrame) -> dict[str, Any]:
         }
         found.setdefault(str(row["codec"]), {})[point or "all"] = numbers
     return found
-
-
-def psnr_at(curve: pd.DataFrame, bpp: float, rate: str = "bpp") -> float | None:
-    """PSNR of a codec at a rate, linear between its points; None outside of them.
-
-    Args:
-        curve: rows of :func:`means` of one codec.
-        bpp: the rate asked for.
-        rate: the column that counts as rate.
-    """
-    curve = curve.sort_values(rate)
-    if not curve[rate].iloc[0] <= bpp <= curve[rate].iloc[-1]:
-        return None
-    return float(np.interp(bpp, curve[rate], curve["psnr"]))

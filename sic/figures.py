@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -44,7 +45,9 @@ NAMES = {
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as ``path.png`` and ``path.svg``, each whole or not at all."""
     for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
-        with replacing(path.with_suffix(suffix)) as temporary:
+        # The salt makes the ids in the SVG, and so its bytes, the same in each run.
+        salted = rc_context({"svg.hashsalt": "sic"})
+        with salted, replacing(path.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, format=suffix[1:], **options)
 
 

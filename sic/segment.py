@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sic import annotations, data, graph, images, params, records, sam
+from sic import annotations, data, graph, images, params, records, sam, splits
 from sic.errors import SicError, exit_on_error
 from sic.files import sha256
 from sic.images import Pixels
@@ -25,10 +25,10 @@ __all__ = ["STAND_IN", "Record", "Segments", "decode", "describe", "load", "read
 
 STAND_IN = "graph"  # the segmenter that is neither Segment Anything nor people's outlines
 
-Segmenter = Callable[[data.ImageRecord, Pixels], list[Record]]
+Segmenter = Callable[[splits.ImageRecord, Pixels], list[Record]]
 
 
-def run(study: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, Any] | None:
+def run(study: Params, root: Path = splits.DATA, work: Path = WORK) -> dict[str, Any] | None:
     """Segment the pictures of ``root/images.json`` into ``root/segments/`` (:mod:`sic.records`).
 
     Results of single pictures wait in ``work/segment-…/`` until all are there; a stopped run goes
@@ -42,7 +42,7 @@ def run(study: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, A
         SicError: no list of images, an unreadable picture, no weights, no space.
     """
     worker = Worker.from_environment()
-    pictures = {r.name: r for r in data.every_record(data.load_index(root / data.INDEX))}
+    pictures = {r.name: r for r in splits.every_record(splits.load_index(root / splits.INDEX))}
     origin, code, load_segmenter = _segmenter(study, root, work, worker)
     folder = work / f"segment-{fingerprint(origin, [records, *code])}"
     # The picture's checksum in the name: a changed picture is a new piece of work.
@@ -52,7 +52,7 @@ def run(study: Params, root: Path = data.DATA, work: Path = WORK) -> dict[str, A
 
     def make(name: str) -> bytes:
         picture = pictures[name]
-        pixels = images.read(data.image_path(picture, study.data, root))
+        pixels = images.read(splits.image_path(picture, study.data, root))
         if pixels.shape[:2] != (picture.height, picture.width):
             raise SicError(f"{name} has changed since the data stage; run the data stage again")
         found = load_segmenter()(picture, pixels)

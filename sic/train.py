@@ -152,7 +152,7 @@ class History:
         ):
             if values:
                 total, bpp, mse = np.mean(values, axis=0).tolist()
-                psnr = -10 * math.log10(mse)
+                psnr = -10 * math.log10(mse) if mse else math.inf  # no edge in sight
                 self.rows.append(
                     {"step": step, "split": split, "loss": total, "bpp": bpp, "psnr": psnr}
                 )

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 from skimage import data as photos
 from test_data import coco_copy
 
-from sic import data, edges, images, params, records, segment
+from sic import data, edges, images, params, records, segment, splits
 from sic.annotations import Annotations
 from sic.errors import SicError
 
@@ -175,11 +175,11 @@ def test_real_coco_end_to_end(tmp_path: Path) -> None:
     content["segment"]["segmenter"] = "annotations"
     chosen = params.Params.model_validate(content)
     index = data.prepare(chosen.data, 0, tmp_path / "data")
-    assert [len(index[split]) for split in data.SPLITS] == [4, 2, 6]
+    assert [len(index[split]) for split in splits.SPLITS] == [4, 2, 6]
     segment.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
     found = segment.load(tmp_path / "data" / "segments")
     by_file = {image["file_name"]: image["id"] for image in real["images"]}
-    for record in data.every_record(index):
+    for record in splits.every_record(index):
         theirs = [
             a for a in real["annotations"] if a["image_id"] == by_file[Path(record.path).name]
         ]

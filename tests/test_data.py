@@ -13,7 +13,7 @@ from PIL import Image
 from server import serving
 from skimage import data as photos
 
-from sic import coco, data, images, params
+from sic import coco, data, images, params, splits
 from sic.errors import SicError
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -36,12 +36,12 @@ def test_the_bundled_photos_are_written_and_listed(tmp_path: Path) -> None:
     index = data.prepare(settings(), 0, tmp_path)
     assert [r.name for r in index["test"]] == ["astronaut", "coffee", "flower"]
     astronaut = index["test"][0]
-    path = data.image_path(astronaut, settings(), tmp_path)
+    path = splits.image_path(astronaut, settings(), tmp_path)
     assert path == tmp_path / "images" / "astronaut.png"
     assert np.array_equal(images.read(path), photos.astronaut())
     assert (astronaut.width, astronaut.height) == (512, 512)
     assert astronaut.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert data.load_index(tmp_path / "images.json") == index
+    assert splits.load_index(tmp_path / "images.json") == index
     coffee = index["test"][1]
     assert (coffee.width, coffee.height) == (600, 400)
 
@@ -65,11 +65,11 @@ def test_photos_no_longer_chosen_are_gone(tmp_path: Path) -> None:
 def test_drawn_splits_are_disjoint_and_of_the_size_wanted(
     train: int, validation: int, test: int, seed: int
 ) -> None:
-    pools = dict.fromkeys(data.SPLITS, POOL)
+    pools = dict.fromkeys(splits.SPLITS, POOL)
     chosen = data.choose(pools, settings(train=train, validation=validation, test=test), seed)
-    names = [name for split in data.SPLITS for name, _ in chosen[split]]
+    names = [name for split in splits.SPLITS for name, _ in chosen[split]]
     assert len(set(names)) == len(names) == train + validation + test
-    assert [len(chosen[s]) for s in data.SPLITS] == [train, validation, test]
+    assert [len(chosen[s]) for s in splits.SPLITS] == [train, validation, test]
     # More training images leave the other splits as they are.
     more = data.choose(pools, settings(train=train + 1, validation=validation, test=test), seed)
     assert more["test"] == chosen["test"]
@@ -77,7 +77,7 @@ def test_drawn_splits_are_disjoint_and_of_the_size_wanted(
 
 
 def test_another_seed_draws_others_and_all_takes_the_rest() -> None:
-    pools = dict.fromkeys(data.SPLITS, POOL)
+    pools = dict.fromkeys(splits.SPLITS, POOL)
     wanted = settings(train="all", validation=["07"], test=9)
     one, other = (data.choose(pools, wanted, seed) for seed in (1, 2))
     assert one["test"] != other["test"]
@@ -111,7 +111,7 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
     index = data.prepare(chosen, 0, tmp_path / "data")
     assert [r.path for r in index["train"]] == ["sub/c.png", "d.png"]
     assert {r.name for split in ("validation", "test") for r in index[split]} == {"a", "b"}
-    assert data.image_path(index["train"][0], chosen) == root / "sub" / "c.png"
+    assert splits.image_path(index["train"][0], chosen) == root / "sub" / "c.png"
     assert (index["train"][1].height, index["train"][1].width) == (23, 30)
     assert {p.name for p in (tmp_path / "data").iterdir()} == {"images.json", "images"}
     assert not list((tmp_path / "data" / "images").iterdir())
@@ -145,11 +145,11 @@ def test_an_unreadable_image_leaves_the_old_list(tmp_path: Path) -> None:
 
 def test_a_list_that_is_missing_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(SicError, match="run the data stage first"):
-        data.load_index(tmp_path / "images.json")
+        splits.load_index(tmp_path / "images.json")
     for content in ("{", "[]", '{"train": [{"name": "a"}], "validation": [], "test": []}'):
         (tmp_path / "images.json").write_text(content)
         with pytest.raises(SicError, match="run the data stage again"):
-            data.load_index(tmp_path / "images.json")
+            splits.load_index(tmp_path / "images.json")
 
 
 # ---- COCO ------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_a_local_copy_of_coco(tmp_path: Path) -> None:
     assert [r.path for r in index["train"]] == [f"train2017/{i:012d}.jpg" for i in (100, 101)]
     assert all(r.path.startswith("train2017/") for r in index["validation"])
     assert [r.name for r in index["test"]] == [f"{i:012d}" for i in range(200, 204)]
-    assert data.image_path(index["test"][0], chosen).is_file()
+    assert splits.image_path(index["test"][0], chosen).is_file()
     assert [f.name for f in data.annotation_files(chosen, "instances")] == [
         "instances_train2017.json",
         "instances_val2017.json",
@@ -216,8 +216,8 @@ def test_coco_from_a_mirror_or_from_archives_at_hand(
         index = data.prepare(chosen, 0, tmp_path / "data")
         found = data.annotation_files(chosen, "instances", tmp_path / "data")
         assert bool(site.asked) == (way == "mirror")
-    assert [len(index[s]) for s in data.SPLITS] == [5, 1, 2]
-    path = data.image_path(index["test"][0], chosen, tmp_path / "data")
+    assert [len(index[s]) for s in splits.SPLITS] == [5, 1, 2]
+    path = splits.image_path(index["test"][0], chosen, tmp_path / "data")
     assert path.is_relative_to(tmp_path / "data" / "coco" / "val2017")
     assert path.read_bytes() == (copy / index["test"][0].path).read_bytes()
     assert json.loads(found[1].read_text())["images"][0]["id"] == 200

@@ -24,7 +24,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The package from the ground up: a module imports only from modules that stand above it here.
 ORDER = """
     errors files fetch work params profile platforms
-    images coco data records annotations graph mobile_sam sam segment edges crops
+    images splits coco data records annotations graph mobile_sam sam segment edges crops
     layers tcm scalable difference complexity loss weights train
     entropy latent container bitstream
     anchors curves evaluate detect findings figures

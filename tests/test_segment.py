@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
-from sic import data, graph, images, params, records, segment
+from sic import data, graph, images, params, records, segment, splits
 from sic.errors import SicError
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -53,8 +53,8 @@ def test_every_picture_is_segmented(tmp_path: Path) -> None:
     assert (header["segmenter"], header["stand_in"], header["images"]) == ("graph", True, 8)
     assert [s["images"] for s in header["shards"]] == [3, 3, 2]
     found = segment.load(tmp_path / "data" / "segments")
-    index = data.load_index(tmp_path / "data" / "images.json")
-    assert list(found) == [r.name for r in data.every_record(index)]
+    index = splits.load_index(tmp_path / "data" / "images.json")
+    assert list(found) == [r.name for r in splits.every_record(index)]
     pixels = images.read(tmp_path / "mine" / "03.png")
     assert found["03"] == graph.segments(pixels, chosen.segment.graph)
 

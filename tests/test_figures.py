@@ -1,0 +1,171 @@
+"""The figures say what the table says; findings and complexity are computed, not written."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from skimage import data
+from small import SIZES, WIDTHS
+
+from sic import complexity, figures, findings
+from sic.curves import curves
+from sic.scalable import AdditionalCodec
+from sic.tcm import TCM
+
+
+def row(codec: str, bpp: tuple[float, float], psnr: float, **more: Any) -> dict[str, Any]:
+    base, additional = bpp
+    return {
+        "codec": codec,
+        "point": "q1",
+        "bpp_base": base,
+        "bpp_additional": additional,
+        "bpp": base + additional,
+        "psnr": psnr,
+        "psnr_machine": np.nan,
+        **more,
+    }
+
+
+@pytest.fixture
+def means() -> pd.DataFrame:
+    """Made up: fusion is 1 dB above DC and 0.5 dB below LIC where additional bits count."""
+    rows = [row("SA-ICM", (0.1, 0), 20, psnr_machine=20)]
+    for rate, lmbda in ((0.1, 0.005), (0.2, 0.01), (0.4, 0.02)):
+        quality = 30 + 3 * np.log2(rate / 0.1)
+        rows += [
+            row("LIC", (rate, 0), quality + 0.5, lmbda=lmbda),
+            row("difference", (0.1, rate), quality - 1, lmbda=lmbda),
+            *(row("fusion", (0.1, rate), quality - (5 - m) / 10, lmbda=lmbda, m=m) for m in (3, 5)),
+            row("JPEG", (rate, 0), quality - 2),
+            row("WebP", (rate, 0), quality + 0.52),
+        ]
+    rows.append(row("mean colour", (0, 0), 12))
+    return pd.DataFrame(rows).astype({"m": "Int64"})
+
+
+def line(axes: Any, label: str) -> np.ndarray:
+    (found,) = [drawn for drawn in axes.get_lines() if drawn.get_label() == label]
+    return np.column_stack(found.get_data())
+
+
+def test_fig_6_counts_additional_bits_on_the_left_and_all_bits_on_the_right(
+    means: pd.DataFrame,
+) -> None:
+    left, right = figures.rate_distortion(means, m=5, caption="").axes
+    np.testing.assert_allclose(line(left, "proposed (feature fusion)")[:, 0], [0.1, 0.2, 0.4])
+    np.testing.assert_allclose(line(right, "proposed (feature fusion)")[:, 0], [0.2, 0.3, 0.5])
+    np.testing.assert_allclose(line(left, "proposed (feature fusion)")[:, 1], [30, 33, 36])
+    np.testing.assert_allclose(line(left, "LIC for people"), line(right, "LIC for people"))
+    np.testing.assert_allclose(line(right, "SA-ICM, x̂_t"), [[0.1, 20]])
+    assert "bits per pixel" in right.get_xlabel()
+    assert "dB" in left.get_ylabel()
+
+
+def test_fig_7_has_a_curve_for_each_m(means: pd.DataFrame) -> None:
+    (axes,) = figures.quality_by_m(means, "").axes
+    np.testing.assert_allclose(line(axes, "m = 3")[:, 1], [29.8, 32.8, 35.8])
+    np.testing.assert_allclose(line(axes, "m = 5")[:, 1], [30, 33, 36])
+
+
+def test_table_2_shows_ours_beside_the_papers(means: pd.DataFrame) -> None:
+    table = figures.table_2(means)
+    assert table.loc[0.01, ("ours", "m = 5")] == 33
+    assert table.loc[0.01, ("paper", "m = 5")] == 31.22
+    assert np.isnan(table.loc[0.005, ("paper", "m = 1")])
+
+
+def test_codecs_keep_apart_by_colour_and_by_marker() -> None:
+    for key in ("color", "marker"):
+        values = [look[key] for look in figures.LOOKS.values()]
+        assert len(set(values)) == len(values)
+
+
+def test_figures_are_saved_as_png_and_svg_and_are_the_same_again(tmp_path: Path) -> None:
+    image = data.astronaut()[:64, :96]
+    mask = image[..., 0] > 128
+    for name in "ab":
+        figure = figures.mask_beside_image({"astronaut": (image, mask)}, "caption")
+        figures.save(figure, tmp_path / name)
+    assert matplotlib.image.imread(tmp_path / "a.png").shape[0] > 500
+    for suffix in ("png", "svg"):
+        a, b = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab")
+        assert a == b
+
+
+def test_fig_5_enlarges_the_framed_crop() -> None:
+    pictures = [("original", data.astronaut()), ("x̂", data.astronaut() // 2)]
+    figure = figures.pictures_side_by_side(pictures, (10, 20, 64), "caption")
+    whole, other, crop, _ = figure.axes
+    (frame,) = whole.patches
+    assert (frame.get_x(), frame.get_y(), frame.get_width()) == (20, 10, 64)
+    np.testing.assert_array_equal(crop.get_images()[0].get_array(), data.astronaut()[10:74, 20:84])
+    assert other.get_title() == "x̂"
+
+
+def test_training_curves_show_both_splits() -> None:
+    history = pd.DataFrame(
+        {
+            "step": [2, 2, 4, 4],
+            "split": ["train", "validation"] * 2,
+            "loss": [9.0, 8, 7, 6],
+            "bpp": [0.4, 0.3, 0.2, 0.1],
+            "psnr": [20.0, 21, 22, 23],
+        }
+    )
+    figure = curves(history, "LIC")
+    np.testing.assert_allclose(line(figure.axes[0], "train"), [[2, 9], [4, 7]])
+    np.testing.assert_allclose(line(figure.axes[2], "validation"), [[2, 21], [4, 23]])
+
+
+# ---- findings ----
+
+
+def test_gains_are_means_over_the_common_rates(means: pd.DataFrame) -> None:
+    fusion = means[(means.codec == "fusion") & (means.m == 5)]
+    difference, lic = (means[means.codec == c] for c in ("difference", "LIC"))
+    gain = findings.mean_gain(fusion, difference, "bpp_additional", "bpp_additional")
+    assert gain == pytest.approx(1)
+    assert findings.mean_gain(fusion, lic, "bpp_additional", "bpp") == pytest.approx(-0.5)
+    far = difference.assign(bpp_additional=difference.bpp_additional + 10)
+    assert findings.mean_gain(fusion, far, "bpp_additional", "bpp_additional") is None
+
+
+def test_sentences_follow_the_numbers(means: pd.DataFrame) -> None:
+    text = "\n".join(findings.sentences(means, m=5))
+    assert "additional bits, feature fusion is 1.00 dB better than the DC model" in text
+    assert "additional bits, feature fusion is 0.50 dB worse than the human LIC" in text
+    assert "all bits, the human LIC is 2.50 dB better than JPEG" in text
+    assert "all bits, the human LIC and WebP are equal (-0.02 dB" in text
+    assert "beats sending nothing" in text
+    assert "differs by 0.20 dB at most" in text
+
+    worse = means.assign(psnr=means.psnr.where(means.codec != "LIC", 11))
+    text = "\n".join(findings.sentences(worse, m=5))
+    assert "does NOT beat sending nothing: the weakest picture for people has 11.00 dB" in text
+
+
+# ---- complexity ----
+
+
+def test_operations_follow_from_the_shapes_of_convolutions() -> None:
+    codec = TCM(**SIZES)
+    narrow = complexity.kmac_per_pixel(codec)
+    assert complexity.kmac_per_pixel(codec, side=256) == pytest.approx(narrow)
+    # The last convolution of g_a alone: 9 taps, 16 channels to 40, on 1/256 of the pixels.
+    last = 9 * 16 * 40 / 256 / 1000
+    assert narrow["encoder"] > last
+    wide = TCM(**{**SIZES, "M": 80})
+    assert complexity.kmac_per_pixel(wide)["encoder"] > narrow["encoder"] + last
+
+
+def test_table_1_lists_the_base_and_every_m() -> None:
+    table = complexity.table_1(8, 40, 5, WIDTHS)
+    assert list(table.codec) == ["base"] + 5 * ["additional"]
+    for m, parameters in zip(range(1, 6), table.parameters[1:], strict=True):
+        assert parameters == sum(p.numel() for p in AdditionalCodec(m, **SIZES).parameters())
+    assert table.parameters[0] == table.parameters[5]
+    assert table.encoder[1:].is_monotonic_increasing
