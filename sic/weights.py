@@ -1,4 +1,4 @@
-"""Checkpoints of the study: float32 safetensors with settings, origin and a checksum.
+"""Checkpoints of the study: safetensors with the codec's settings, its origin and a checksum.
 
 Also the import of published checkpoints (`icm.pth.tar`, `ica.pth.tar`, LIC-TCM's own).
 """
@@ -70,6 +70,9 @@ def fingerprint(codec: TCM) -> str:
 def save(path: Path, codec: TCM, origin: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all.
 
+    Tensors whose values float16 holds exactly are stored so, which halves the files of weights
+    that were rounded for shipping; all others are float32.
+
     Args:
         path: file to write, `.safetensors`.
         codec: any codec of the study.
@@ -82,7 +85,10 @@ def save(path: Path, codec: TCM, origin: Mapping[str, Any]) -> None:
         "origin": json.dumps(dict(origin), sort_keys=True),
         "fingerprint": fingerprint(codec),
     }
-    write_bytes(path, serialise(_tensors(codec), metadata))
+    tensors = _tensors(codec)
+    halves = {key: tensor.half() for key, tensor in tensors.items()}
+    exact = {key: half for key, half in halves.items() if torch.equal(half.float(), tensors[key])}
+    write_bytes(path, serialise({**tensors, **exact}, metadata))
 
 
 def metadata(path: Path) -> dict[str, Any]:

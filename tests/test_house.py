@@ -173,7 +173,8 @@ def test_jupyterlab_keeps_the_kernel_as_it_stands_there(notebook: NotebookNode) 
 
 
 def test_no_large_file_is_committed() -> None:
-    large = [path.name for path in tracked() if path.is_file() and path.stat().st_size > 5_000_000]
+    limit = 5 * 2**20
+    large = [path.name for path in tracked() if path.is_file() and path.stat().st_size > limit]
     assert large == []
 
 

@@ -53,6 +53,23 @@ def test_the_fingerprint_follows_weights_and_settings_not_the_file(tmp_path: Pat
     assert weights.fingerprint(codec) != same
 
 
+def test_weights_that_fit_float16_take_half_the_space_and_come_back_exactly(
+    tmp_path: Path,
+) -> None:
+    codec = fill(TCM(**SIZES), "icm")
+    weights.save(tmp_path / "whole.safetensors", codec, {})
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            parameter.copy_(parameter.half().float())
+    weights.save(tmp_path / "half.safetensors", codec, {})
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.7 * sizes[1]
+    loaded = weights.load(tmp_path / "half.safetensors")
+    for key, tensor in codec.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+        assert loaded.state_dict()[key].dtype == tensor.dtype, key
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "codec.safetensors"
     weights.save(path, fill(TCM(**SIZES), "icm"), {})
