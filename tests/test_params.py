@@ -124,7 +124,6 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
         ("quality.q1", {}, "key quality.q1.lmbda is missing"),
         ("lic.quality", ["q9"], "lic.quality names q9, which `quality` does not have"),
         ("lic.quality", ["q1", "q1"], "lic.quality: q1 stands there more than once"),
-        ("lic.train", False, "lic: train: false takes the codec from `init`"),
         ("lic.train", "no", "lic.train: input should be a valid boolean, not 'no'"),
         ("fusion.m", [6], "fusion.m: 6 is above codec.num_slices=5"),
         ("fusion.m", [0], "fusion.m.0: input should be greater than 0, not 0"),
@@ -139,6 +138,13 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
 )
 def test_a_wrong_value_is_one_line(key: str, value: Any, line: str, file: Path) -> None:
     assert spoilt(file, key, value).startswith(line)
+
+
+def test_a_codec_that_does_not_train_needs_a_checkpoint(file: Path) -> None:
+    edit(file, "lic.train", False)
+    assert load(file).lic.budget == 0
+    line = spoilt(file, "lic.init", "scratch")
+    assert line.startswith("lic: train: false takes the codec from `init`, which must name a file")
 
 
 @pytest.mark.parametrize("value", [0, -3, 2.5, "some", [], [1.5], None, True, [True]])
