@@ -8,9 +8,13 @@ between two equal runs (times, progress bars, random cell ids), and appear whole
 """
 
 import argparse
+import os
 import re
 import shutil
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +81,21 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
         nbformat.write(executed, temporary)
     write_text(folder / "index.html", html(executed, folder))
     attempt.unlink()
+
+
+def end_with_parent() -> None:
+    """End this process, and so the notebook's kernel, when the one that started it is gone.
+
+    A killed `dvc` would leave a training run behind that nobody waits for.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)  # papermill shuts its kernel down
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
@@ -167,6 +186,7 @@ def main() -> None:
         return
     pairs = dict(item.split("=", 1) for item in arguments.parameters)
     parameters = {name: _value(text) for name, text in pairs.items()}
+    end_with_parent()
     execute(arguments.source, arguments.folder, parameters)
 
 

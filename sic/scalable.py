@@ -9,7 +9,7 @@ of the base's ŷ.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sic.tcm import TCM, CodecOutput, Widths
 
@@ -72,6 +72,9 @@ class AdditionalCodec(TCM):
     def start_from(self, codec: TCM) -> None:
         """Take the weights of a TCM of the base's size: those of its first m slices, and its g_s.
 
+        Its encoder starts at half the strength.  A base and an additional codec that start alike
+        send much the same latent; added up, that is twice what g_s knows.
+
         Raises:
             ValueError: if the TCM is not of the base's size.
         """
@@ -89,6 +92,11 @@ class AdditionalCodec(TCM):
                 if theirs.shape[dim] != size:
                     theirs = theirs.index_select(dim, self._kept_channels(key, size))
             own.copy_(theirs)
+        last = self.g_a[-1]
+        assert isinstance(last, nn.Conv2d)
+        last.weight *= 0.5
+        if last.bias is not None:
+            last.bias *= 0.5
 
     def _kept_channels(self, key: str, size: int) -> Tensor:
         """Which channels of a tensor of the base belong to the first m slices."""

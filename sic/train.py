@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from compressai.optimizers import net_aux_optimizer
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -230,9 +231,29 @@ def train(
         The history: step, split (train or validation), loss, bpp, psnr.
 
     Raises:
-        SicError: if the loss is not finite, or a checkpoint cannot be written.
+        SicError: if the loss is not finite, a checkpoint cannot be written, or another process
+            trains this run.
     """
     state_file = folder / run.name / f"{run.fingerprint(codec)}.pt"
+    state_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(state_file.with_suffix(".lock"), timeout=0):
+            return _train(codec, step_loss, run, state_file, show)
+    except Timeout:
+        raise SicError(
+            f"{run.name} is being trained by another process, perhaps left over from a killed run; "
+            "wait for it, or end it and run the same command again"
+        ) from None
+
+
+def _train(
+    codec: TCM,
+    step_loss: StepLoss,
+    run: Run,
+    state_file: Path,
+    show: Callable[[pd.DataFrame], None] | None,
+) -> pd.DataFrame:
+    """:func:`train`, with the run's lock in hand."""
     on = device(run.settings.device)
     state = State(codec.to(on), run)
     if state_file.exists():

@@ -1,8 +1,13 @@
 """Notebook runs: equal inputs give equal bytes, failures give one line, prose reruns nothing."""
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -66,6 +71,36 @@ def test_a_killed_kernel_says_how_to_go_on() -> None:
     kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(SicError, match=r"kernel .* died.*continues from its last checkpoint"):
         execute(write(Path("book.ipynb"), "m = 1", kill), Path("reports/a"), {})
+
+
+def test_a_run_whose_parent_is_killed_ends_too() -> None:
+    write(Path("book.ipynb"), "m = 1", "import time\nopen('started', 'w')\ntime.sleep(100)")
+    command = [sys.executable, "-m", "sic.execute", "book.ipynb", "reports/a"]
+    parent = (
+        "import subprocess, sys; child = subprocess.Popen(sys.argv[1:]); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    run = subprocess.Popen([sys.executable, "-c", parent, *command], stdout=subprocess.PIPE)
+    assert run.stdout
+    child = int(run.stdout.readline())
+    wait_until(Path("started").exists)
+    run.kill()
+    run.wait()
+    wait_until(lambda: not is_running(child))
+    assert not Path("reports").exists()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    if not psutil.pid_exists(pid):
+        return False
+    return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_missing_notebook_is_named() -> None:
