@@ -30,6 +30,9 @@ KINDS: dict[str, type[TCM]] = {
     "difference": DifferenceCodec,
 }
 
+#: The entry of a safetensors file's metadata that makes it a checkpoint of ours.
+METADATA = "sic"
+
 #: Buffers that CompressAI fills when it makes its own coding tables; we never use them.
 TABLES = re.compile(r"(^|\.)(_offset|_quantized_cdf|_cdf_length|scale_table)$")
 
@@ -79,12 +82,13 @@ def save(path: Path, codec: TCM, origin: Mapping[str, Any]) -> None:
         origin: where the weights come from (stage, λ, steps, seed, … or the imported file);
             anything JSON holds.
     """
-    metadata = {
-        "format": "sic",
-        "settings": json.dumps(settings(codec), sort_keys=True),
-        "origin": json.dumps(dict(origin), sort_keys=True),
+    about = {
+        "settings": settings(codec),
+        "origin": dict(origin),
         "fingerprint": fingerprint(codec),
     }
+    # One entry: safetensors writes several in an order that changes from run to run.
+    metadata = {METADATA: json.dumps(about, sort_keys=True)}
     tensors = _tensors(codec)
     halves = {key: tensor.half() for key, tensor in tensors.items()}
     exact = {key: half for key, half in halves.items() if torch.equal(half.float(), tensors[key])}
@@ -107,16 +111,13 @@ def metadata(path: Path) -> dict[str, Any]:
         ) from None
     except (SafetensorError, OSError) as error:
         raise SicError(f"{path} is not a whole safetensors file ({error}); make it again") from None
-    if found.get("format") != "sic":
+    if METADATA not in found:
         raise SicError(
             f"{path} is not a checkpoint of this study; import others with "
             "`python -m sic import-weights`"
         )
-    return {
-        "settings": json.loads(found["settings"]),
-        "origin": json.loads(found["origin"]),
-        "fingerprint": found["fingerprint"],
-    }
+    about: dict[str, Any] = json.loads(found[METADATA])
+    return about
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> TCM:

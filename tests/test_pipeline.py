@@ -249,7 +249,7 @@ def test_a_clone_with_the_cache_at_hand_runs_no_stage(study: Study, tmp_path: Pa
 
 def test_alpha_reruns_the_edges_and_never_the_segments(restored: Study) -> None:
     restored.edit(lambda content: content["edges"].update(alpha=0.5))
-    assert restored.changed() == {"edges"}
+    assert restored.changed() == {"edges", "report"}, "the report names alpha"
 
 
 def test_one_lambda_retrains_that_point_alone(restored: Study) -> None:

@@ -41,6 +41,13 @@ def test_a_checkpoint_gives_back_the_codec(kind: str, tmp_path: Path) -> None:
     assert about["settings"]["kind"] == kind
 
 
+def test_equal_codecs_give_equal_bytes(tmp_path: Path) -> None:
+    codec = fill(TCM(**SIZES), "icm")
+    for name in ("a", "b", "c", "d"):
+        weights.save(tmp_path / name, codec, {"lmbda": 0.05, "steps": 7, "seed": 0})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_the_fingerprint_follows_weights_and_settings_not_the_file(tmp_path: Path) -> None:
     codec = fill(TCM(**SIZES), "icm")
     same = weights.fingerprint(codec)
