@@ -1,4 +1,4 @@
-"""The command line: ``python -m sic encode | decode | info | import-weights …``.
+"""The command line: ``python -m sic encode | decode | info | import-weights | segment …``.
 
 A command is a function that adds its arguments and one that runs it; heavy modules are imported
 inside the latter.  Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 stopped.
@@ -134,6 +134,24 @@ def run_import_weights(arguments: argparse.Namespace) -> None:
     print(f"{output}: {type(codec).__name__}, {weights.settings(codec)}")
 
 
+def add_segment(commands: Commands) -> None:
+    """`segment`, or `torchrun --nproc-per-node 8 -m sic segment`."""
+    parser = commands.add_parser(
+        "segment",
+        help="the study's segment stage without its notebook; torchrun or srun may start many",
+    )
+    parser.set_defaults(run=run_segment)
+
+
+def run_segment(_: argparse.Namespace) -> None:
+    """Segment the pictures of data/images.json as params.yaml says; see docs/masks.md."""
+    from sic import params, segment
+
+    header = segment.run(params.load())
+    if header is not None:  # None in a process that only helped
+        print(f"{header['records']:,} segments of {header['images']:,} images in data/segments")
+
+
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=Path, required=True, help="checkpoint of the base (.safetensors)"
@@ -168,6 +186,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_decode,
     add_info,
     add_import_weights,
+    add_segment,
 )
 
 

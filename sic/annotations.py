@@ -1,5 +1,6 @@
 """People's outlines as segments: COCO's polygons and run lengths, and its panoptic maps."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from sic import images
 from sic.errors import SicError
+from sic.files import sha256
 from sic.records import Record, encode, record, run_lengths
 
 Outlines = Literal["instances", "panoptic"]
@@ -77,6 +79,16 @@ class Annotations:
             return [record(_run_lengths(a, height, width), 1.0, 1.0) for a in annotations]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise SicError(f"{file} has a bad outline for {path}: {error}") from None
+
+
+def checksum(path: Path, outlines: Outlines) -> str:
+    """Hexadecimal SHA-256 of a file of outlines; of panoptic ones, over the maps beside it too."""
+    if outlines == "instances":
+        return sha256(path)
+    digest = hashlib.sha256(sha256(path).encode())
+    for file in sorted(path.with_suffix("").glob("*.png")):
+        digest.update(f"{file.name} {sha256(file)}".encode())
+    return digest.hexdigest()
 
 
 def _run_lengths(annotation: Mapping[str, Any], height: int, width: int) -> Any:

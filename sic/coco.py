@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from sic.errors import SicError
@@ -67,7 +68,7 @@ def provide(
 
     A part that is unpacked already is left alone.  Its archive comes from ``local`` if it lies
     there, and is downloaded else; both are checked against the known checksum.  Everything can be
-    stopped and goes on where it was.
+    stopped and goes on where it was.  Of several processes one works and the others wait.
 
     Args:
         names: keys of ``ARCHIVES``.
@@ -80,7 +81,8 @@ def provide(
     """
     for name in names:
         archive = ARCHIVES[name]
-        if (folder / archive.folder).is_dir():
+        target = folder / archive.folder
+        if target.is_dir():
             continue
         file = local / archive.file if local else None
         if file and file.is_file():
@@ -89,7 +91,9 @@ def provide(
         else:
             address = f"{(url or ADDRESS).rstrip('/')}/{archive.path}"
             file = fetch(address, folder / archive.file, archive.sha256)
-        unpack(file, folder / archive.folder)
+        with FileLock(f"{target}.lock"):
+            if not target.is_dir():
+                unpack(file, target)
 
 
 def unpack(file: Path, folder: Path) -> None:

@@ -30,6 +30,10 @@ from sic.splits import (
     is_unpacked_coco,
 )
 
+# `data.annotations` that stands for COCO's own: a marker, so that DVC, which reruns the segment
+# stage when the annotations change, always has a file to depend on.
+OWN_ANNOTATIONS = "data/annotations/coco"
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".avif"}
 
 # Photos in the packages themselves: nothing is fetched.  (The stereo pair is published as
@@ -116,31 +120,42 @@ def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[P
     COCO's own are fetched if they are not there.
 
     Args:
-        settings: where the pictures come from; ``annotations`` may name the file.
+        settings: where the pictures come from; ``annotations`` names a file, or a folder with
+            ``instances*.json`` or with ``panoptic*.json`` and their maps, or COCO's own.
         outlines: "instances" or "panoptic".
         root: of the data.
 
     Raises:
         SicError: none named, none there, or a download that failed.
     """
-    if settings.annotations is not None:
-        files = [Path(settings.annotations)]
-    elif settings.source == "coco":
-        folder = images_root(settings, root)
-        if not is_unpacked_coco(settings):
-            local = existing_root(settings) if settings.root else None
-            part = "annotations" if outlines == "instances" else "panoptic"
-            coco.provide([part], folder, local, settings.url)
-            folder = folder / part
-        else:
-            folder = folder / "annotations"
-        files = [folder / f"{outlines}_{name}2017.json" for name in ("train", "val")]
-    else:
+    if settings.annotations != OWN_ANNOTATIONS:
+        return _named_annotations(Path(settings.annotations), outlines)
+    if settings.source != "coco":
         raise SicError(f"data.annotations: name the file of outlines (source: {settings.source})")
+    folder = images_root(settings, root)
+    part = "annotations"
+    if not is_unpacked_coco(settings):
+        local = existing_root(settings) if settings.root else None
+        part = "annotations" if outlines == "instances" else "panoptic"
+        coco.provide([part], folder, local, settings.url)
+    files = [folder / part / f"{outlines}_{name}2017.json" for name in ("train", "val")]
     for file in files:
         if not file.is_file():
             raise SicError(f"there is no file of annotations {file}; see data.annotations")
     return files
+
+
+def _named_annotations(path: Path, outlines: str) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob(f"{outlines}*.json"))
+        if not files:
+            raise SicError(f"data.annotations: there is no {outlines}*.json in {path}")
+        return files
+    if not path.is_file():
+        raise SicError(f"data.annotations: there is no file {path}")
+    if outlines == "panoptic":  # the maps are half of it, and their changes are to be seen
+        raise SicError(f"data.annotations: name the folder that holds {path.name} and its maps")
+    return [path]
 
 
 # ---- which split they go to ------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Data(Section):
     source: Literal["sample", "folder", "coco"]
     root: str | None
     url: str | None
-    annotations: str | None
+    annotations: str
     train: Split
     validation: Split
     test: Split
@@ -97,7 +97,7 @@ class Segment(Section):
     """Which segmenter draws the segments, and its settings."""
 
     segmenter: Literal["graph", "sam_vit_h", "sam_vit_l", "sam_vit_b", "mobile_sam", "annotations"]
-    checkpoint: str | None
+    checkpoint: str
     device: Device
     precision: Literal["auto", "float32", "float16", "bfloat16"]
     outlines: Literal["instances", "panoptic"]

@@ -17,7 +17,10 @@ if TYPE_CHECKING:  # torch takes seconds to import; checking the settings does n
     import torch
     from segment_anything.modeling import Sam
 
-DOWNLOAD = "download"  # in place of a checkpoint's path
+# `segment.checkpoint` that stands for no file of the user's: markers, so that DVC, which reruns the
+# stage when the file changes, always has one to depend on.
+NONE = "data/weights/none"
+DOWNLOAD = "data/weights/download"
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def checkpoint(settings: Segment, folder: Path) -> Path:
     """The file with the model's weights.
 
     Args:
-        settings: ``checkpoint`` is a path, or ``download``.
+        settings: ``checkpoint`` is a path, or ``DOWNLOAD``, or ``NONE``.
         folder: where a download goes.
 
     Raises:
@@ -72,10 +75,10 @@ def checkpoint(settings: Segment, folder: Path) -> Path:
     """
     weights = WEIGHTS[settings.segmenter]
     source = f"get {weights.url} (SHA-256 {weights.sha256}) and name the file there"
-    if settings.checkpoint is None:
+    if settings.checkpoint == NONE:
         raise SicError(
             f"segment.checkpoint: {settings.segmenter} needs its weights: {source},"
-            f" or write `{DOWNLOAD}`"
+            f" or write {DOWNLOAD}"
         )
     if settings.checkpoint == DOWNLOAD:
         return fetch(weights.url, folder / weights.file, weights.sha256)

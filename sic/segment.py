@@ -1,6 +1,6 @@
 """The `segment` stage: segments of every picture by the segmenter of the settings.
 
-``python -m sic.segment`` runs it without its notebook, as one of many processes where torchrun or
+``python -m sic segment`` runs it without its notebook, as one of many processes where torchrun or
 srun start it (docs/masks.md).
 
 Segmentation is the expensive step and does not depend on the confidence threshold α: records are
@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sic import annotations, data, graph, images, params, records, sam, splits
-from sic.errors import SicError, exit_on_error
+from sic import annotations, data, graph, images, records, sam, splits
+from sic.errors import SicError
 from sic.files import sha256
 from sic.images import Pixels
 from sic.params import Params
@@ -52,9 +52,10 @@ def run(study: Params, root: Path = splits.DATA, work: Path = WORK) -> dict[str,
 
     def make(name: str) -> bytes:
         picture = pictures[name]
-        pixels = images.read(splits.image_path(picture, study.data, root))
-        if pixels.shape[:2] != (picture.height, picture.width):
-            raise SicError(f"{name} has changed since the data stage; run the data stage again")
+        path = splits.image_path(picture, study.data, root)
+        pixels = images.read(path)
+        if sha256(path) != picture.sha256:
+            raise SicError(f"{path} has changed since the data stage; run the data stage again")
         found = load_segmenter()(picture, pixels)
         return Segments(name, picture.height, picture.width, found).line()
 
@@ -80,7 +81,8 @@ def _segmenter(
         return origin, [graph], lambda: lambda _, pixels: graph.segments(pixels, settings.graph)
     if settings.segmenter == "annotations":
         files = data.annotation_files(study.data, settings.outlines, root)
-        origin |= {"outlines": settings.outlines, "files": [sha256(file) for file in files]}
+        checksums = [annotations.checksum(file, settings.outlines) for file in files]
+        origin |= {"outlines": settings.outlines, "files": checksums}
 
         @functools.cache
         def outlines() -> Segmenter:
@@ -99,14 +101,3 @@ def _segmenter(
         return lambda _, pixels: generate(pixels)
 
     return origin, [sam], anything
-
-
-def main() -> None:
-    """The command ``python -m sic.segment``: the stage on params.yaml and data/."""
-    header = run(params.load())
-    if header is not None:
-        print(f"{header['records']:,} segments of {header['images']:,} images in data/segments")
-
-
-if __name__ == "__main__":
-    exit_on_error(main)

@@ -9,9 +9,10 @@ from pycocotools import mask as coco
 from skimage import data as photos
 from test_data import coco_copy
 
-from sic import data, edges, images, params, records, segment, splits
+from sic import annotations, data, edges, images, params, records, segment, splits
 from sic.annotations import Annotations
 from sic.errors import SicError
+from sic.files import sha256
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "coco_val"
@@ -98,6 +99,47 @@ def test_panoptic_maps(tmp_path: Path) -> None:
     (tmp_path / "panoptic_val2017" / "a.png").unlink()
     with pytest.raises(SicError, match=r"panoptic_val2017/a\.png: No such file"):
         Annotations([path], "panoptic").segments("a.jpg", 40, 60)
+
+
+def test_panoptic_maps_count_in_the_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "panoptic_val2017.json"
+    path.write_text("{}")
+    seen = {annotations.checksum(path, "panoptic")}
+    for name, value in (("a", 1), ("a", 2), ("b", 2)):
+        (tmp_path / "panoptic_val2017").mkdir(exist_ok=True)
+        (tmp_path / "panoptic_val2017" / f"{name}.png").write_bytes(bytes([value]))
+        seen.add(annotations.checksum(path, "panoptic"))
+    assert len(seen) == 4
+    assert annotations.checksum(path, "instances") == sha256(path)
+
+
+def test_annotations_are_a_file_or_a_folder_of_them(tmp_path: Path) -> None:
+    def named(path: Path, outlines: str = "instances") -> list[Path]:
+        content = STUDY.data.model_dump() | {"source": "folder", "annotations": str(path)}
+        return data.annotation_files(params.Data.model_validate(content), outlines, tmp_path)
+
+    for name in (
+        "instances_train.json",
+        "instances_val.json",
+        "panoptic_val.json",
+        "captions.json",
+    ):
+        (tmp_path / "people" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "people" / name).write_text("{}")
+    train, val, panoptic, _ = sorted(
+        (tmp_path / "people").iterdir(), key=lambda p: (p.name[0] == "c", p.name)
+    )
+    assert named(tmp_path / "people") == [train, val]
+    assert named(tmp_path / "people", "panoptic") == [panoptic]
+    assert named(train) == [train]
+    with pytest.raises(
+        SicError, match=r"name the folder that holds panoptic_val\.json and its maps"
+    ):
+        named(panoptic, "panoptic")
+    with pytest.raises(SicError, match=r"no instances\*\.json in"):
+        named(tmp_path)
+    with pytest.raises(SicError, match=r"data\.annotations: there is no file .*none\.json"):
+        named(tmp_path / "none.json")
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import hashlib
 import io
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,29 @@ def test_a_mirror_that_breaks_off_gives_the_pictures(tmp_path: Path) -> None:
     for name, content in PICTURES.items():
         assert (tmp_path / name).read_bytes() == content
     coco.provide(["val2017"], tmp_path)  # there already: nobody is asked
+
+
+@pytest.mark.usefixtures("small")
+def test_of_several_processes_one_fetches_and_unpacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[Path] = []
+    unpack = coco.unpack
+
+    def slow(file: Path, folder: Path) -> None:
+        unpacked.append(folder)
+        time.sleep(0.2)  # until the others stand at the same point
+        unpack(file, folder)
+
+    monkeypatch.setattr(coco, "unpack", slow)
+    with serving({"/zips/val2017.zip": VAL}) as site, ThreadPoolExecutor(4) as pool:
+        for task in [
+            pool.submit(coco.provide, ["val2017"], tmp_path, url=site.address) for _ in range(4)
+        ]:
+            task.result()
+        assert len(site.asked) == 1
+    assert unpacked == [tmp_path / "val2017"]
+    assert len(list((tmp_path / "val2017").iterdir())) == 20
 
 
 @pytest.mark.usefixtures("small")

@@ -1,15 +1,18 @@
 """The command line: exit codes, one line an error, nothing half-written."""
 
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from skimage import data
 from test_bitstream import additional, base
+from test_segment import written_study
 
-from sic import images, weights
+from sic import images, segment, weights
 from sic.__main__ import main
 from sic.bitstream import ScalableCodec
 
@@ -69,6 +72,25 @@ def test_folders(folder, capsys):
     assert capsys.readouterr().out.count("pixels, RGB8") == 4
 
 
+def test_segment(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = written_study(tmp_path, 4)
+    assert run("segment") == 0
+    header = segment.describe(tmp_path / "data" / "segments")
+    assert header["images"] == 4
+    said = f"{header['records']} segments of 4 images in data/segments\n"
+    assert capsys.readouterr().out == said
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("segment") == 0
+    assert capsys.readouterr().out == "", "one process of many speaks"
+    assert segment.describe(tmp_path / "data" / "segments") == header
+    (Path(study.data.root) / "00.png").write_bytes(b"")
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert run("segment") == 1
+    assert "00.png is not an image that can be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -83,6 +105,7 @@ def test_folders(folder, capsys):
         ("decode a.sic -o a.png --base B --layer human", "--layer human needs --enhancement"),
         ("info photo.png", "photo.png: not a .sic stream"),
         ("info none.sic", "cannot read none.sic"),
+        ("segment", "cannot read params.yaml: No such file or directory; run from the study"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_1(folder, capsys, words, message):

@@ -154,7 +154,7 @@ def test_alpha_later_is_the_threshold_at_once(seed: int, alpha: float) -> None:
 def test_weights_are_downloaded_and_checked(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = settings(segmenter="sam_vit_b", checkpoint="download")
+    chosen = settings(segmenter="sam_vit_b", checkpoint=sam.DOWNLOAD)
     content = tiny.read_bytes()
     with serving({"/sam/tiny.pth": content}) as site:
         site.break_after = len(content) // 2 + 1

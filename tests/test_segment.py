@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
-from sic import data, graph, images, params, records, segment, splits
+from sic import data, graph, images, params, records, sam, segment, splits
 from sic.errors import SicError
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -87,8 +87,8 @@ def test_a_changed_picture_and_changed_settings_are_segmented_anew(tmp_path: Pat
 
 def test_a_picture_changed_behind_the_list_is_named(tmp_path: Path) -> None:
     chosen = pictures(tmp_path)
-    images.write_png(tmp_path / "mine" / "05.png", photos.chelsea()[:50, :50])
-    with pytest.raises(SicError, match="05 has changed since the data stage"):
+    images.write_png(tmp_path / "mine" / "05.png", photos.chelsea()[:160, :200])  # of equal size
+    with pytest.raises(SicError, match=r"mine/05\.png has changed since the data stage"):
         run(chosen, tmp_path)
 
 
@@ -132,19 +132,10 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(
     assert run(chosen, tmp_path)["images"] == 8
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from sic import params, segment
-folder = Path(sys.argv[1])
-study = params.load(folder / "params.yaml")
-segment.run(study, folder / "data", folder / "checkpoints")
-"""
-
-
 def worker(folder: Path, rank: int, size: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder)],
+        [sys.executable, "-m", "sic", "segment"],
+        cwd=folder,
         env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )
@@ -190,7 +181,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["sam_vit_h", "sam_vit_l", "sam_vit_b", "mobile_sam"])
 def test_weights_that_are_missing_are_no_reason_for_the_stand_in(tmp_path: Path, name: str) -> None:
     pictures(tmp_path)
-    for checkpoint in (None, "nowhere.pth"):
+    for checkpoint in (sam.NONE, "nowhere.pth"):
         chosen = study(tmp_path, {"segmenter": name, "checkpoint": checkpoint})
         with pytest.raises(SicError, match=r"segment\.checkpoint.*https://.*SHA-256 \w{64}"):
             run(chosen, tmp_path)
