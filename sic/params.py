@@ -5,7 +5,7 @@ range end in one line that names the file, the key and what is allowed.
 """
 
 import difflib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import (
@@ -47,7 +47,15 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _number(value: Any) -> Any:
+    """As _split: one sentence for both kinds."""
+    if not ((type(value) is int and value > 0) or value == "all"):
+        raise ValueError(f"give a number of images above 0, or all, not {value!r}")
+    return value
+
+
 Split = Annotated[list[str | int] | int | Literal["all"], BeforeValidator(_split)]
+Number = Annotated[int | Literal["all"], BeforeValidator(_number)]
 Points = Annotated[list[PointName], Field(min_length=1), AfterValidator(_once)]
 
 
@@ -165,12 +173,24 @@ class Train(Section):
     device: Device
     crop: Annotated[int, Field(ge=128, multiple_of=128)]
     batch: Positive
+    accumulate: Positive
+    precision: Literal["float32", "bf16-mixed"]
     learning_rate: Annotated[float, Field(gt=0)]
     aux_learning_rate: Annotated[float, Field(gt=0)]
     clip: Annotated[float, Field(gt=0)]
+    schedule: Literal["multistep", "cosine"]
     milestones: list[Share]
+    warmup: Annotated[int, Field(ge=0)]
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
+    workers: Annotated[int, Field(ge=0)]
     validate_every: Positive
     checkpoint_every: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate={self.accumulate} must divide batch={self.batch}")
+        return self
 
 
 class Point(Section):
@@ -193,7 +213,7 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.train and self.init == "scratch":
+        if not self.train and PurePath(self.init).name == "scratch":
             raise ValueError("train: false takes the codec from `init`, which must name a file")
         return self
 
@@ -224,6 +244,26 @@ class Evaluate(Section):
     webp: list[Annotated[int, Field(ge=0, le=100)]]
 
 
+class Detect(Section):
+    """The detector that stands for the machine, and the annotated pictures it looks at."""
+
+    detector: Literal[
+        "none",
+        "yolox",
+        "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_resnet50_fpn_v2",
+        "maskrcnn_resnet50_fpn",
+        "retinanet_resnet50_fpn_v2",
+        "ssdlite320_mobilenet_v3_large",
+    ]
+    weights: str
+    root: str | None
+    annotations: str
+    images: Number
+    device: Device
+    score_threshold: Annotated[float, Field(ge=0, lt=1)]
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -239,6 +279,7 @@ class Params(Section):
     fusion: Fusion
     difference: Sweep
     evaluate: Evaluate
+    detect: Detect
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -69,6 +69,11 @@ class Widths:
     attention_head_dim: int = 16
 
 
+def full_precision(tensor: Tensor) -> Tensor:
+    """float32 where autocast made less of it: symbols and probabilities need all their digits."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 WINDOW = 8
 HYPER_WINDOW = 4
 
@@ -211,8 +216,8 @@ class TCM(nn.Module):
         """
         mean_support = self.atten_mean[k](torch.cat((latent_means, *decoded), dim=1))
         scale_support = self.atten_scale[k](torch.cat((latent_scales, *decoded), dim=1))
-        mu = self.cc_mean_transforms[k](mean_support)
-        scale = self.cc_scale_transforms[k](scale_support)
+        mu = full_precision(self.cc_mean_transforms[k](mean_support))
+        scale = full_precision(self.cc_scale_transforms[k](scale_support))
         return mu, scale, mean_support
 
     def latent_residual(self, k: int, mean_support: Tensor, y_hat_k: Tensor) -> Tensor:
@@ -229,8 +234,10 @@ class TCM(nn.Module):
             ŷ after LRP, of the shape of y, and the likelihoods; in training mode these are of
             y and z with additive noise, while ŷ is rounded with straight-through gradients.
         """
-        z = self.h_a(y)
-        _, z_likelihoods = self.entropy_bottleneck(z)
+        y = full_precision(y)
+        z = full_precision(self.h_a(y))
+        with torch.autocast(z.device.type, enabled=False):
+            _, z_likelihoods = self.entropy_bottleneck(z)
         z_hat = self.quantise_z(z)
         latent_means, latent_scales = self.h_mean_s(z_hat), self.h_scale_s(z_hat)
 

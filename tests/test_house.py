@@ -25,9 +25,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ORDER = """
     errors files fetch work params profile platforms
     images splits coco data records annotations graph mobile_sam sam segment edges crops
-    layers tcm scalable difference complexity loss weights train
+    layers tcm scalable difference complexity loss weights
+    objectives checkpoint schedule run train stages
     entropy latent container bitstream
-    anchors curves evaluate detect findings figures
+    anchors curves evaluate detectors coco_eval detect looks accuracy findings figures
     execute stream_files __main__
 """.split()  # noqa: SIM905 - a table, not a column
 

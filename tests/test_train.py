@@ -1,6 +1,9 @@
 """Training: the crops, the losses of the four codecs, exact continuation, and what can go wrong."""
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,10 @@ from PIL import Image
 from skimage import data as photos_of_skimage
 from small import SIZES
 
-from sic import params, train, weights
+from sic import checkpoint, objectives, params, train, weights
 from sic.crops import Crops, Photo
-from sic.difference import DifferenceCodec
 from sic.errors import SicError
 from sic.loss import Loss
-from sic.scalable import AdditionalCodec
 from sic.tcm import TCM
 
 SETTINGS = params.load(Path(__file__).parents[1] / "params.yaml").train.model_copy(
@@ -110,57 +111,6 @@ def test_no_photos_and_a_mask_of_another_size_are_refused(photos: list[Photo]) -
         Photo(photos[0].image, "", photos[1].mask).load()
 
 
-# ---- the losses ----
-
-
-@pytest.fixture(scope="module")
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    x = torch.from_numpy(photos_of_skimage.astronaut()[:128, :128]).permute(2, 0, 1)[None] / 255
-    m_x = torch.zeros(1, 1, 128, 128)
-    m_x[..., :8] = 1
-    return x, m_x
-
-
-def test_only_the_machines_loss_looks_at_the_mask(batch: tuple[torch.Tensor, ...]) -> None:
-    codec = a_codec().eval()
-    human, machine = train.human_loss(0.01), train.machine_loss(0.01)
-    x, m_x = batch
-    whole = torch.ones_like(m_x)
-    with torch.no_grad():
-        assert torch.equal(human(codec, x, m_x).total, human(codec, x, whole).total)
-        assert torch.equal(machine(codec, x, whole).total, human(codec, x, whole).total)
-        assert machine(codec, x, m_x).mse < machine(codec, x, whole).mse
-
-
-@pytest.mark.parametrize(
-    ("make", "loss"),
-    [
-        (lambda: AdditionalCodec(2, **SIZES), train.additional_loss),
-        (lambda: DifferenceCodec(**SIZES), train.difference_loss),
-    ],
-    ids=["fusion", "difference"],
-)
-def test_the_base_stays_frozen(make: Any, loss: Any, batch: tuple[torch.Tensor, ...]) -> None:
-    base, codec = a_codec(), make()
-    before = weights.fingerprint(base)
-    x, m_x = batch
-    loss(base, 0.01)(codec, x, m_x).total.backward()
-    assert all(p.grad is None and not p.requires_grad for p in base.parameters())
-    assert all(p.grad is not None for p in codec.g_a.parameters())
-    assert weights.fingerprint(base) == before
-
-
-def test_the_base_sees_no_autograd_and_does_not_decode_for_fusion(
-    batch: tuple[torch.Tensor, ...],
-) -> None:
-    base, codec = a_codec(), AdditionalCodec(1, **SIZES)
-    modes = []
-    base.g_a.register_forward_hook(lambda *_: modes.append(torch.is_inference_mode_enabled()))
-    base.g_s.register_forward_hook(lambda *_: pytest.fail("the base's decoder ran"))
-    train.additional_loss(base, 0.01)(codec, *batch)
-    assert modes == [True]
-
-
 # ---- the loop ----
 
 
@@ -168,7 +118,7 @@ def test_training_lowers_the_loss(photos: list[Photo], tmp_path: Path) -> None:
     run = a_run(photos, steps=12)
     shown: list[int] = []
     history = train.train(
-        a_codec(), train.human_loss(0.01), run, tmp_path, lambda rows: shown.append(len(rows))
+        a_codec(), objectives.human_loss(0.01), run, tmp_path, lambda rows: shown.append(len(rows))
     )
     validation = history[history.split == "validation"]
     assert list(validation.step) == [0, 2, 4, 6, 8, 10, 12]
@@ -178,7 +128,7 @@ def test_training_lowers_the_loss(photos: list[Photo], tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_continues_to_the_same_weights(photos: list[Photo], tmp_path: Path) -> None:
-    run, loss = a_run(photos, steps=5), train.human_loss(0.01)
+    run, loss = a_run(photos, steps=5), objectives.human_loss(0.01)
     whole = a_codec()
     history = train.train(whole, loss, run, tmp_path / "whole")
 
@@ -235,7 +185,7 @@ def test_other_photos_masks_or_initial_weights_are_another_run(photos: list[Phot
 def test_no_steps_take_the_codec_as_it_is(photos: list[Photo], tmp_path: Path) -> None:
     codec = a_codec()
     before = weights.fingerprint(codec)
-    history = train.train(codec, train.human_loss(0.01), a_run(photos, steps=0), tmp_path)
+    history = train.train(codec, objectives.human_loss(0.01), a_run(photos, steps=0), tmp_path)
     assert weights.fingerprint(codec) == before
     assert list(history.step) == [0]
 
@@ -243,7 +193,7 @@ def test_no_steps_take_the_codec_as_it_is(photos: list[Photo], tmp_path: Path) -
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     photos: list[Photo], tmp_path: Path
 ) -> None:
-    loss = train.human_loss(0.01)
+    loss = objectives.human_loss(0.01)
     calls = 0
 
     def broken(codec: Any, x: torch.Tensor, m_x: torch.Tensor) -> Loss:
@@ -254,7 +204,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 
     with pytest.raises(SicError, match=r"lic/q1: the loss is nan at step 2; lower"):
         train.train(a_codec(), broken, a_run(photos), tmp_path)
-    assert len(list(tmp_path.glob("lic/q1/*.pt"))) == 1
+    kept = sorted(f.name[:9] for f in tmp_path.glob("lic/q1/*/*.pt"))
+    assert kept == ["000000001", "000000002"]
     train.forget("lic/q1", tmp_path)
     assert not (tmp_path / "lic/q1").exists()
 
@@ -267,84 +218,121 @@ def test_a_run_is_trained_by_one_process_at_a_time(photos: list[Photo], tmp_path
         FileLock(lock),
         pytest.raises(SicError, match=r"lic/q1 is being trained by another process.*wait for it"),
     ):
-        train.train(a_codec(), train.human_loss(0.01), run, tmp_path)
+        train.train(a_codec(), objectives.human_loss(0.01), run, tmp_path)
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(
     photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = a_run(photos, steps=3)
-    saved = torch.save
+    written = Path.write_bytes
     writes = 0
 
-    def disk_full(content: Any, path: Path) -> None:
+    def disk_full(path: Path, data: bytes) -> int:
         nonlocal writes
         writes += 1
         if writes == 2:
-            path.write_bytes(b"half of it")
+            written(path, data[: len(data) // 2])
             raise OSError(28, "No space left on device")
-        saved(content, path)
+        return written(path, data)
 
-    monkeypatch.setattr(torch, "save", disk_full)
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(SicError, match=r"cannot write .*\.pt: No space left on device; free"):
-        train.train(a_codec(), train.human_loss(0.01), run, tmp_path)
-    files = [f for f in tmp_path.glob("lic/q1/*") if f.suffix != ".lock"]
+        train.train(a_codec(), objectives.human_loss(0.01), run, tmp_path)
+    files = [f for f in tmp_path.glob("lic/q1/*/*") if f.is_file()]
     assert [f.suffix for f in files] == [".pt"], "nothing half-written stays"
-    assert torch.load(files[0], weights_only=True)["step"] == 1
+    found = checkpoint.newest(files[0].parent, torch.device("cpu"))
+    assert found
+    assert found["step"] == 1
 
 
-# ---- what a stage starts from ----
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TCM:
-    monkeypatch.setattr(train, "WEIGHTS", tmp_path)
-    codec = a_codec(seed=5)
-    weights.save(tmp_path / "start.safetensors", codec, {})
-    return codec
-
-
-def stage(init: str) -> params.Training:
-    return params.Training(steps=1, init=init, train=True)
-
-
-def test_scratch_follows_from_the_seed() -> None:
-    first, again, other = (
-        train.initial(lambda: TCM(**SIZES), stage("scratch"), seed) for seed in (0, 0, 1)
-    )
-    assert weights.fingerprint(first) == weights.fingerprint(again)
-    assert weights.fingerprint(first) != weights.fingerprint(other)
-
-
-def test_a_codec_starts_from_another_of_its_size(start: TCM) -> None:
-    base = train.initial(lambda: TCM(**SIZES), stage("start.safetensors"), 0)
-    difference = train.initial(lambda: DifferenceCodec(**SIZES), stage("start.safetensors"), 0)
-    for codec in (base, difference):
-        for key, tensor in start.state_dict().items():
-            assert torch.equal(codec.state_dict()[key], tensor), key
-
-
-@pytest.mark.parametrize("m", [1, 3, 5])
-def test_an_additional_codec_starts_from_the_first_m_slices(
-    m: int, start: TCM, batch: tuple[torch.Tensor, ...]
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    photos: list[Photo], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    codec = train.initial(lambda: AdditionalCodec(m, **SIZES), stage("start.safetensors"), 0).eval()
-    x, _ = batch
-    with torch.no_grad():
-        y = start.eval().g_a(x)
-        assert torch.equal(codec.g_a(x), 0.5 * y[:, : 8 * m])
-        assert torch.equal(codec.g_s(y), start.g_s(y))
-        if m == 5:  # all slices: the same latent is coded in the same way
-            latents = [c.code_latent(y)[0] for c in (codec, start)]
-            assert torch.equal(*latents)
+    run, loss = a_run(photos, steps=4), objectives.human_loss(0.01)
+    whole = a_codec()
+    train.train(whole, loss, run, tmp_path)
+    files = sorted(tmp_path.glob("lic/q1/*/*.pt"))
+    assert [f.name.partition("-")[0] for f in files] == ["000000003", "000000004"]
+    files[1].write_bytes(files[1].read_bytes()[:-100])
+    again = a_codec()
+    train.train(again, loss, run, tmp_path)
+    assert "000000004" in capsys.readouterr().err
+    assert weights.fingerprint(again) == weights.fingerprint(whole)
 
 
-def test_a_start_of_another_size_is_refused(start: TCM) -> None:
-    wide = {**SIZES, "N": 16}
-    with pytest.raises(SicError, match=r"start.safetensors has the sizes .*'N': 8.*'N': 16"):
-        train.initial(lambda: TCM(**wide), stage("start.safetensors"), 0)
-    with pytest.raises(SicError, match=r"start.safetensors: an additional codec can start only"):
-        train.initial(lambda: AdditionalCodec(2, **wide), stage("start.safetensors"), 0)
+def test_parts_of_a_batch_add_up_to_the_batch(photos: list[Photo], tmp_path: Path) -> None:
+    """Without noise (as the decoder sees it) the parts' gradients are those of the whole batch."""
+
+    def quiet(codec: Any, x: torch.Tensor, m_x: torch.Tensor) -> Loss:
+        return objectives.human_loss(0.01)(codec.eval(), x, m_x)
+
+    histories = []
+    for accumulate in (1, 2):
+        settings = SETTINGS.model_copy(update={"accumulate": accumulate})
+        codec = a_codec()
+        run = a_run(photos, steps=3, settings=settings)
+        histories.append(train.train(codec, quiet, run, tmp_path).drop(columns="psnr"))
+    pd.testing.assert_frame_equal(*histories, rtol=1e-4)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(photos: list[Photo], tmp_path: Path) -> None:
+    loss = objectives.human_loss(0.01)
+    start, plain, averaged = a_codec(), a_codec(), a_codec()
+    train.train(plain, loss, a_run(photos, steps=2), tmp_path)
+    ema = SETTINGS.model_copy(update={"ema": 0.75})
+    train.train(averaged, loss, a_run(photos, steps=1, settings=ema), tmp_path)
+    # torch's average begins with the weights after the first step.
+    one = a_codec()
+    train.train(one, loss, a_run(photos, steps=1), tmp_path)
+    assert weights.fingerprint(averaged) == weights.fingerprint(one)
+    two = a_codec()
+    train.train(two, loss, a_run(photos, steps=2, settings=ema), tmp_path)
+    key = "g_a.9.weight"
+    w0, w1, w2, got = (c.state_dict()[key] for c in (start, one, plain, two))
+    assert not torch.equal(w0, w1)
+    torch.testing.assert_close(got, 0.75 * w1 + 0.25 * w2)
+
+
+def test_mixed_precision_keeps_symbols_and_probabilities_in_float32(photos: list[Photo]) -> None:
+    codec = a_codec()
+    x = torch.stack([Crops(photos, 128, 2, 0)[i][0] for i in range(2)])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert codec.g_a(x).dtype == torch.bfloat16
+        output = codec(x)
+        half = objectives.human_loss(0.01)(codec, x, torch.ones_like(x[:, :1]))
+    assert {t.dtype for t in output["likelihoods"].values()} == {torch.float32}
+    assert output["y_hat"].dtype == torch.float32
+    exact = objectives.human_loss(0.01)(codec, x, torch.ones_like(x[:, :1]))
+    torch.testing.assert_close(half.total, exact.total, rtol=0.02, atol=0)
+
+
+# ---- several processes ----
+
+
+def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
+    """The same global batch, so the same losses and weights, to rounding."""
+    script = Path(__file__).with_name("distributed.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    one = [sys.executable, str(script), str(tmp_path / "one")]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    for command in (one, [*two, str(script), str(tmp_path / "two")]):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    alone, together = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(alone, together, rtol=1e-6)
+    first, second = (weights.load(tmp_path / n / "codec.safetensors") for n in ("one", "two"))
+    for key, tensor in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SicError, match=r"train.accumulate is 1, which 2 processes cannot share"):
+        train.fabric(SETTINGS)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,162 @@
+"""A training run: all that it depends on, and all that changes while it goes on."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from compressai.optimizers import net_aux_optimizer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sic import checkpoint, params, schedule, weights
+from sic.crops import Photo
+from sic.tcm import TCM
+
+#: Modules whose code decides what a run ends with.
+_SOURCES = (
+    "crops",
+    "difference",
+    "images",
+    "layers",
+    "loss",
+    "objectives",
+    "run",
+    "scalable",
+    "schedule",
+    "tcm",
+    "train",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a training run depends on besides code: equal runs give equal weights.
+
+    Args:
+        name: what the run is called in messages and under ``checkpoints/``.
+        settings: `train` of params.yaml.
+        steps: optimiser steps; 0 takes the codec as it is and only validates it.
+        seed: crops and noise follow from it.
+        photos, validation: images to train on and to measure on.
+        about: anything else that matters (λ, m, the base's fingerprint, …), as JSON.
+    """
+
+    name: str
+    settings: params.Train
+    steps: int
+    seed: int
+    photos: Sequence[Photo]
+    validation: Sequence[Photo]
+    about: Mapping[str, Any]
+
+    def fingerprint(self, codec: TCM) -> str:
+        """SHA-256 over the settings, the initial weights, the images and the training code."""
+        digest = hashlib.sha256()
+        for part in (
+            *(Path(__file__).with_name(f"{name}.py").read_text() for name in _SOURCES),
+            json.dumps(self.settings.model_dump(), sort_keys=True),
+            json.dumps([self.steps, self.seed, dict(self.about)], sort_keys=True),
+            weights.fingerprint(codec),
+        ):
+            digest.update(part.encode())
+        for photo in (*self.photos, *self.validation):
+            digest.update(photo.digest())
+        return digest.hexdigest()
+
+
+class History:
+    """L, bits per pixel and PSNR over the steps, in training and on the validation images.
+
+    ``loss`` is L, ``bpp`` is R(y) + R(z), ``psnr`` is in dB, before rounding, on the edges for (2).
+    Training rows are means over the steps since the row before.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.recent: list[list[float]] = []
+
+    def add(self, values: Sequence[float]) -> None:
+        """Note a training step: L, bpp, mse."""
+        self.recent.append(list(values))
+
+    def close(self, step: int, validation: Sequence[float]) -> None:
+        """Write a row of the training steps since the last one, and one of the validation set.
+
+        Args:
+            step: steps done.
+            validation: means of L, bpp and mse over the validation images; empty without any.
+        """
+        for split, values in (("train", self.recent), ("validation", [validation])):
+            if values and values[0]:
+                total, bpp, mse = np.mean(values, axis=0).tolist()
+                psnr = -10 * math.log10(mse) if mse else math.inf  # no edge in sight
+                self.rows.append(
+                    {"step": step, "split": split, "loss": total, "bpp": bpp, "psnr": psnr}
+                )
+        self.recent = []
+
+    def frame(self) -> pd.DataFrame:
+        """The rows, as a table."""
+        return pd.DataFrame(self.rows, columns=["step", "split", "loss", "bpp", "psnr"])
+
+
+class State:
+    """What changes during a run: weights and their average, optimisers, the step, the history."""
+
+    _PARTS = ("codec", "net", "aux", "schedule")
+
+    def __init__(self, codec: TCM, run: Run) -> None:
+        settings = run.settings
+        rates = settings.learning_rate, settings.aux_learning_rate
+        optimisers = net_aux_optimizer(
+            codec,
+            {"net": {"type": "Adam", "lr": rates[0]}, "aux": {"type": "Adam", "lr": rates[1]}},
+        )
+        self.codec = codec
+        self.net: Optimizer = optimisers["net"]
+        self.aux: Optimizer = optimisers["aux"]
+        self.schedule = LambdaLR(
+            self.net, lambda step: schedule.factor(step, max(run.steps, 1), settings)
+        )
+        self.average = (
+            AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+            if settings.ema
+            else None
+        )
+        self.step = 0
+        self.history = History()
+
+    @property
+    def measured(self) -> TCM:
+        """The codec that is validated and kept: the average of the weights, if there is one."""
+        if self.average is None:
+            return self.codec
+        assert isinstance(self.average.module, TCM)
+        return self.average.module
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        content = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        content |= {"step": self.step, "history": vars(self.history)}
+        if self.average is not None:
+            content["average"] = self.average.state_dict()
+        checkpoint.write(folder, self.step, content)
+
+    def load(self, folder: Path) -> None:
+        """Continue from the newest whole checkpoint, if there is one."""
+        content = checkpoint.newest(folder, next(self.codec.parameters()).device)
+        if content is None:
+            return
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(content[name])
+        if self.average is not None:
+            self.average.load_state_dict(content["average"])
+        self.step = content["step"]
+        vars(self.history).update(content["history"])

@@ -1,0 +1,38 @@
+"""A short training of a tiny codec, run by test_train.py in one process and in two."""
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from skimage import data
+from small import SIZES
+
+from sic import objectives, params, train, weights
+from sic.crops import Photo
+from sic.tcm import TCM
+
+
+def main(folder: Path) -> None:
+    """Train for three steps; the first process writes ``codec.safetensors`` and ``history.csv``."""
+    folder.mkdir(exist_ok=True)
+    settings = params.load(Path(__file__).parents[1] / "params.yaml").train.model_copy(
+        update={"batch": 4, "accumulate": 2, "validate_every": 1, "device": "cpu"}
+    )
+    joined = train.fabric(settings)
+    picture = folder / "photo.png"
+    if joined.is_global_zero:
+        Image.fromarray(data.chelsea()[:160, :200]).save(picture)
+    joined.barrier()
+    torch.manual_seed(0)
+    codec = TCM(**SIZES)
+    photos = [Photo(picture, "chelsea")]
+    run = train.Run("lic/q1", settings, 3, 0, photos, photos * 2, {})
+    history = train.train(codec, objectives.human_loss(0.01), run, folder / "checkpoints")
+    if joined.is_global_zero:
+        weights.save(folder / "codec.safetensors", codec, {})
+        history.to_csv(folder / "history.csv")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

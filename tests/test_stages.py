@@ -1,0 +1,166 @@
+"""What each stage trains: where it starts, what it depends on, and what it leaves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from small import SIZES, astronaut
+
+from sic import params, stages, weights
+from sic.difference import DifferenceCodec
+from sic.errors import SicError
+from sic.scalable import AdditionalCodec
+from sic.stages import AnyCodec
+from sic.tcm import TCM
+
+
+def a_codec(seed: int = 0) -> TCM:
+    torch.manual_seed(seed)
+    return TCM(**SIZES)
+
+
+def made(empty: Callable[[], AnyCodec], settings: params.Training, seed: int) -> AnyCodec:
+    return stages.initial(empty, settings, seed, "q2")[0]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TCM:
+    monkeypatch.chdir(tmp_path)
+    codec = a_codec(seed=5)
+    weights.save(tmp_path / "start.safetensors", codec, {})
+    return codec
+
+
+def stage(init: str) -> params.Training:
+    return params.Training(steps=1, init=init, train=True)
+
+
+def test_scratch_follows_from_the_seed() -> None:
+    first, again, other = (made(lambda: TCM(**SIZES), stage("scratch"), seed) for seed in (0, 0, 1))
+    assert weights.fingerprint(first) == weights.fingerprint(again)
+    assert weights.fingerprint(first) != weights.fingerprint(other)
+
+
+def test_a_codec_starts_from_another_of_its_size(start: TCM) -> None:
+    base = made(lambda: TCM(**SIZES), stage("start.safetensors"), 0)
+    difference = made(lambda: DifferenceCodec(**SIZES), stage("start.safetensors"), 0)
+    for codec in (base, difference):
+        for key, tensor in start.state_dict().items():
+            assert torch.equal(codec.state_dict()[key], tensor), key
+
+
+@pytest.mark.parametrize("m", [1, 3, 5])
+def test_an_additional_codec_starts_from_the_first_m_slices(m: int, start: TCM) -> None:
+    codec = made(lambda: AdditionalCodec(m, **SIZES), stage("start.safetensors"), 0).eval()
+    x = astronaut(128, 128).float()
+    with torch.no_grad():
+        y = start.eval().g_a(x)
+        assert torch.equal(codec.g_a(x), 0.5 * y[:, : 8 * m])
+        assert torch.equal(codec.g_s(y), start.g_s(y))
+        if m == 5:  # all slices: the same latent is coded in the same way
+            latents = [c.code_latent(y)[0] for c in (codec, start)]
+            assert torch.equal(*latents)
+
+
+def test_a_start_of_another_size_is_refused(start: TCM) -> None:
+    wide = {**SIZES, "N": 16}
+    with pytest.raises(SicError, match=r"start.safetensors has the sizes .*'N': 8.*'N': 16"):
+        made(lambda: TCM(**wide), stage("start.safetensors"), 0)
+    with pytest.raises(SicError, match=r"start.safetensors: an additional codec can start only"):
+        made(lambda: AdditionalCodec(2, **wide), stage("start.safetensors"), 0)
+
+
+def test_a_folder_gives_each_item_its_own_start(start: TCM, tmp_path: Path) -> None:
+    (tmp_path / "lic").mkdir()
+    weights.save(tmp_path / "lic/q2.safetensors", start, {})
+    codec, origin = stages.initial(lambda: TCM(**SIZES), stage("lic"), 0, "q2")
+    assert weights.fingerprint(codec) == weights.fingerprint(start)
+    assert origin == "lic/q2.safetensors"
+    with pytest.raises(SicError, match=r"lic/q1\.safetensors"):
+        stages.initial(lambda: TCM(**SIZES), stage("lic"), 0, "q1")
+
+
+def test_a_trained_additional_codec_is_taken_as_it_is(start: TCM) -> None:
+    given = AdditionalCodec(2, **SIZES)
+    weights.save(Path("m2.safetensors"), given, {})
+    taken = made(lambda: AdditionalCodec(2, **SIZES), stage("m2.safetensors"), 0)
+    assert weights.fingerprint(taken) == weights.fingerprint(given)
+    with pytest.raises(SicError, match=r"m2.safetensors has the sizes .*'m': 2.*'m': 3"):
+        made(lambda: AdditionalCodec(3, **SIZES), stage("m2.safetensors"), 0)
+
+
+# ---- jobs ----
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> params.Params:
+    """A study of the tests' tiny codec, in a folder with a base and no photos."""
+    here = params.load(Path(__file__).parents[1] / "params.yaml")
+    w = SIZES["widths"]
+    sizes = {k: SIZES[k] for k in ("N", "M", "num_slices")} | vars(w)
+    scratch = {"init": "data/weights/scratch"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages.crops, "photos", lambda *_: [])
+    weights.save(stages.BASE, a_codec(), {})
+    return here.model_copy(
+        update={
+            "codec": params.Codec(**sizes),
+            **{
+                name: getattr(here, name).model_copy(update=scratch)
+                for name in ("sa_icm", "lic", "fusion", "difference")
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "kind", "about"),
+    [
+        (["sa_icm"], "sa_icm", TCM, {"lmbda": 0.01}),
+        (["lic", "quality=q1"], "lic/q1", TCM, {"lmbda": 0.005}),
+        (["fusion", "m=3", "quality=q2"], "fusion/m3-q2", AdditionalCodec, {"m": 3, "lmbda": 0.01}),
+        (["difference", "quality=q3"], "difference/q3", DifferenceCodec, {"lmbda": 0.02}),
+    ],
+)
+def test_words_name_a_job(
+    words: list[str], name: str, kind: type, about: dict[str, float], study: params.Params
+) -> None:
+    job = stages.job(study, words)
+    assert (job.run.name, type(job.codec)) == (name, kind)
+    assert about.items() <= job.run.about.items()
+    if name.startswith(("fusion", "difference")):
+        base = weights.metadata(stages.BASE)["fingerprint"]
+        assert job.run.about["base"] == base, "another base is another run"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"name one of: sa_icm | lic quality=q2"),
+        (["lic"], r"no codec 'lic'; name one of"),
+        (["base"], r"no codec 'base'"),
+        (["lic", "m=1", "quality=q2"], r"no codec"),
+        (["lic", "quality=q9"], r"no rate point q9: there are q1, q2, q3, q4"),
+        (["fusion", "m=6", "quality=q1"], r"m=6 must lie between 1 and 5"),
+    ],
+)
+def test_other_words_are_refused(words: list[str], message: str, study: params.Params) -> None:
+    with pytest.raises(SicError, match=message):
+        stages.job(study, words)
+
+
+def test_a_finished_job_leaves_weights_with_their_origin(study: params.Params) -> None:
+    job = stages.job(study, ["lic", "quality=q1"])
+    stages.finish(job, pd.DataFrame({"step": [0], "loss": [1.0]}))
+    folder = Path("artifacts/lic/q1")
+    assert sorted(f.name for f in folder.iterdir()) == ["codec.safetensors", "history.csv"]
+    origin = weights.metadata(folder / "codec.safetensors")["origin"]
+    assert origin == {
+        "stage": "lic",
+        "lmbda": 0.005,
+        "init": "scratch",
+        "steps": job.run.steps,
+        "seed": 0,
+    }
