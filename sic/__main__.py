@@ -1,4 +1,4 @@
-"""The command line: ``python -m sic encode | decode | info | import-weights | segment …``.
+"""The command line: ``python -m sic encode | decode | info | import-weights | segment | train``.
 
 A command is a function that adds its arguments and one that runs it; heavy modules are imported
 inside the latter.  Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 stopped.
@@ -152,6 +152,29 @@ def run_segment(_: argparse.Namespace) -> None:
         print(f"{header['records']:,} segments of {header['images']:,} images in data/segments")
 
 
+def add_train(commands: Commands) -> None:
+    """`train fusion m=5 quality=q2`, or `torchrun --nproc-per-node 8 -m sic train …`."""
+    parser = commands.add_parser(
+        "train",
+        help="one codec of the study without its notebook; torchrun or srun may start many",
+    )
+    parser.add_argument(
+        "codec", nargs="+", help="sa_icm | lic quality=Q | fusion m=M quality=Q | difference …"
+    )
+    parser.set_defaults(run=run_train)
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Train as the stage would; it then finds the run finished and takes it up."""
+    from sic import params, stages
+    from sic.work import Worker
+
+    job = stages.job(params.load(), arguments.codec)
+    job.train()
+    if Worker.from_environment().rank == 0:
+        print(f"{job.run.name} is trained; `dvc repro` takes it up")
+
+
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=Path, required=True, help="checkpoint of the base (.safetensors)"
@@ -187,6 +210,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_info,
     add_import_weights,
     add_segment,
+    add_train,
 )
 
 

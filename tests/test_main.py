@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from skimage import data
 from test_bitstream import additional, base
 from test_segment import written_study
 
-from sic import images, segment, weights
+from sic import images, segment, stages, weights
 from sic.__main__ import main
 from sic.bitstream import ScalableCodec
 
@@ -89,6 +90,18 @@ def test_segment(tmp_path, capsys, monkeypatch):
     shutil.rmtree(tmp_path / "checkpoints")
     assert run("segment") == 1
     assert "00.png is not an image that can be read" in capsys.readouterr().err
+
+
+def test_train_leaves_a_finished_run_for_the_stage(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Path(__file__).parents[1] / "params.yaml"
+    (tmp_path / "params.yaml").write_text(study.read_text())
+    trained = []
+    job = SimpleNamespace(train=lambda: trained.append("q2"), run=SimpleNamespace(name="lic/q2"))
+    monkeypatch.setattr(stages, "job", lambda _, words: trained.append(words) or job)
+    assert run("train lic quality=q2") == 0
+    assert trained == [["lic", "quality=q2"], "q2"]
+    assert capsys.readouterr().out == "lic/q2 is trained; `dvc repro` takes it up\n"
 
 
 @pytest.mark.parametrize(
