@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from sic.files import replacing
 from sic.images import Pixels
+from sic.looks import LOOKS, NAMES, PALETTE
 
 #: Table II of the paper: PSNR of x̂ in dB on COCO val2017, by λ and m (not every cell is given).
 TABLE_II = {
@@ -22,23 +21,6 @@ TABLE_II = {
     0.010: {1: 29.95, 2: 30.76, 3: 31.03, 4: 31.26, 5: 31.22},
     0.020: {3: 32.63, 4: 32.82, 5: 32.83},
     0.030: {3: 33.28, 4: 33.81, 5: 33.93},
-}
-
-_PALETTE = sns.color_palette("colorblind")
-#: One look a codec in every figure; colours keep apart for colour-blind readers, so do markers.
-LOOKS: dict[str, dict[str, Any]] = {
-    "fusion": {"color": _PALETTE[3], "marker": "o"},
-    "difference": {"color": _PALETTE[0], "marker": "s"},
-    "LIC": {"color": _PALETTE[2], "marker": "^"},
-    "JPEG": {"color": _PALETTE[7], "marker": "x"},
-    "WebP": {"color": _PALETTE[4], "marker": "+"},
-    "SA-ICM": {"color": _PALETTE[1], "marker": "*"},
-}
-NAMES = {
-    "fusion": "proposed (feature fusion)",
-    "difference": "DC model",
-    "LIC": "LIC for people",
-    "SA-ICM": "SA-ICM, x̂_t",
 }
 
 
@@ -141,7 +123,7 @@ def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axes = figure.subplots()
     fusion = means[means.codec == "fusion"]
-    for marker, colour, (m, rows) in zip("osD^v", _PALETTE, fusion.groupby("m"), strict=False):
+    for marker, colour, (m, rows) in zip("osD^v", PALETTE, fusion.groupby("m"), strict=False):
         rows = rows.sort_values("bpp_additional")
         axes.plot(rows.bpp_additional, rows.psnr, marker=marker, color=colour, label=f"m = {m}")
     axes.set(xlabel="additional bits per pixel", ylabel="PSNR of x̂ (dB)")
