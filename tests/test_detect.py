@@ -1,0 +1,322 @@
+"""The detect stage: which pictures, which codecs, and what of them is kept."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from reference_weights import fill
+from skimage import data as photos
+from small import SIZES
+from test_pipeline import PLUMBING, reached
+
+from sic import anchors, detect, detectors, images, params, splits, weights
+from sic.bitstream import ScalableCodec
+from sic.detectors import Detections
+from sic.errors import SicError
+from sic.params import Params
+from sic.scalable import AdditionalCodec
+from sic.tcm import TCM
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+BOXES = {"one.png": [30, 20, 40, 50], "two.png": [64, 8, 60, 48]}  # x, y, width, height
+
+
+def picture(box: list[int]) -> images.Pixels:
+    """A photo with a red rectangle in it, which is the object that is marked."""
+    x, y, width, height = box
+    found = np.ascontiguousarray(photos.coffee()[100:190, 200:330])
+    found[y : y + height, x : x + width] = (255, 0, 0)
+    return found
+
+
+def red(image: images.Pixels) -> Detections:
+    """A detector of red rectangles, and as good a judge of decoded pictures as any."""
+    r, g, b = image.astype(int).transpose(2, 0, 1)
+    rows, columns = np.nonzero((r > 200) & (g < 60) & (b < 60))
+    if not rows.size:
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), [])
+    box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    return Detections(np.array([box], np.float32), np.ones(1, np.float32), ["stop sign"])
+
+
+class Looks:
+    """The red detector, which counts what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[images.Pixels] = []
+
+    def __call__(self, image: images.Pixels) -> Detections:
+        self.seen.append(image)
+        return red(image)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    looks = Looks()
+    monkeypatch.setattr(detectors, "load", lambda *_: looks)
+    return looks
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, a LIC and an additional codec."""
+    folder = tmp_path_factory.mktemp("run") / "artifacts"
+    base, additional = fill(TCM(**SIZES), "icm"), fill(AdditionalCodec(2, **SIZES), "ica2")
+    weights.save(folder / "sa_icm/codec.safetensors", base, {})
+    weights.save(folder / "lic/q1/codec.safetensors", base, {})
+    weights.save(folder / "fusion/m2-q1/codec.safetensors", additional, {})
+    return folder
+
+
+@pytest.fixture
+def folder(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The codecs, and two annotated pictures."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(artifacts, tmp_path / "artifacts")
+    for name, box in BOXES.items():
+        images.write_png(tmp_path / "photos" / name, picture(box))
+    annotate(tmp_path)
+    (tmp_path / "detector.onnx").write_bytes(b"weights")
+    return tmp_path
+
+
+def annotate(folder: Path, **changes: Any) -> None:
+    entries = [
+        {"id": i, "file_name": name, "width": 130, "height": 90} | changes
+        for i, name in enumerate(BOXES, start=1)
+    ]
+    marks = [
+        {"image_id": i, "category_id": 13, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for i, box in enumerate(BOXES.values(), start=1)
+    ]
+    classes = [{"id": 13, "name": "stop sign"}]
+    content = {"images": entries, "categories": classes, "annotations": marks}
+    (folder / "boxes.json").write_text(json.dumps(content))
+
+
+def study(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Params:
+    """The committed study at one rate point, looking at the two pictures."""
+    content = params.load(ROOT / "params.yaml").model_dump()
+    content["lic"]["quality"] = content["fusion"]["quality"] = ["q1"]
+    content["difference"]["quality"] = ["q1"]
+    content["fusion"]["m"] = [2]
+    content["detect"] |= {"detector": "yolox", "weights": "detector.onnx", "root": "photos"}
+    content["detect"] |= {"annotations": "boxes.json"} | (detect_values or {})
+    content["evaluate"] |= {"jpeg": [5, 90], "webp": [], "jpeg_xl": {"effort": 7, "distance": []}}
+    for codec, key in (("vvc", "qp"), ("vvc_m", "qp"), ("hevc", "qp"), ("avif", "quality")):
+        content["evaluate"][codec][key] = []
+    for section, values in sections.items():
+        content[section] |= values
+    content["codec"] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in content["codec"].items()
+    }
+    chosen = Params.model_validate(content)
+    # No difference codec: the others say all that there is to say of this stage.
+    difference = chosen.difference.model_copy(update={"quality": []})
+    return chosen.model_copy(update={"difference": difference})
+
+
+def run(chosen: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return detect.run(chosen, CPU, CPU)
+
+
+def test_without_a_detector_the_tables_have_columns_and_no_rows() -> None:
+    table, classes = run(params.load(ROOT / "params.yaml"))
+    assert list(table.columns) == detect.COLUMNS
+    assert list(classes.columns) == detect.CLASS_COLUMNS
+    assert len(table) == len(classes) == 0
+    assert detect.metrics(table) == {}
+
+
+def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
+    folder: Path, looks: Looks
+) -> None:
+    table, classes = run(study())
+    assert list(table.columns) == detect.COLUMNS
+    assert list(classes.columns) == detect.CLASS_COLUMNS
+    assert list(zip(table.codec, table.point, strict=True)) == [
+        ("original", ""),
+        ("SA-ICM", "base"),
+        ("LIC", "q1"),
+        ("fusion", "q1"),
+        ("JPEG", "5"),
+        ("JPEG", "90"),
+    ]
+    assert set(table.images) == {2}
+    rows = table.set_index(["codec", "point"])
+    assert rows.loc["original", "ap"].item() == pytest.approx(1)
+    assert np.isnan(rows.loc["original", "bpp"].item()), "what a file of an original has is chance"
+    assert rows.loc[("JPEG", "90"), "ap50"] == pytest.approx(1)
+    assert rows.loc[("LIC", "q1"), "ap"] == 0, "random weights show nothing"
+    assert rows.loc["fusion", "m"].item() == 2
+    assert "Pillow" in rows.loc[("JPEG", "5"), "setup"]
+    assert rows.loc["original", "ap_medium"].item() == pytest.approx(1)
+    assert np.isnan(rows.loc["original", "ap_large"].item())
+    assert set(classes["class"]) == {"stop sign"}
+    assert set(classes.objects) == {2}
+    assert classes.ap.tolist() == table.ap.tolist(), "of one class the mean is that class"
+    assert detect.metrics(table)["fusion"] == {
+        "m2-q1": {"bpp": round(rows.loc["fusion", "bpp"].item(), 4), "ap": 0.0, "ap50": 0.0}
+    }
+
+
+def test_the_detector_sees_what_readers_get_and_rates_are_what_they_read(
+    folder: Path, looks: Looks
+) -> None:
+    table, _ = run(study())
+    files = [picture(box) for box in BOXES.values()]
+    base = "artifacts/sa_icm/codec.safetensors"
+    codec = ScalableCodec.load(base, "artifacts/fusion/m2-q1/codec.safetensors")
+    streams = [codec.encode(image) for image in files]
+    jpeg = next(a for a, _ in anchors.find(study().evaluate) if a.setup.codec == "JPEG")
+    expected = [
+        *files,
+        *(codec.decode(s, "machine") for s in streams),
+        *(ScalableCodec.load(base).decode(s, "machine") for s in streams),  # the LIC is the base
+        *(codec.decode(s, "human") for s in streams),
+        *(anchors.code(jpeg, q, image).x_hat for q in (5, 90) for image in files),
+    ]
+    assert len(looks.seen) == len(expected)
+    for seen, wanted in zip(looks.seen, expected, strict=True):
+        np.testing.assert_array_equal(seen, wanted)
+    bpp = table.set_index(["codec", "point"]).bpp
+    assert bpp["fusion", "q1"] == pytest.approx(np.mean([8 * len(s) / (90 * 130) for s in streams]))
+    assert bpp["SA-ICM", "base"] < bpp["fusion", "q1"]
+    assert bpp["SA-ICM", "base"] == bpp["LIC", "q1"]
+
+
+def few(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Params:
+    """Originals, the base and a JPEG."""
+    chosen = study(detect_values, evaluate={"jpeg": [90]}, **sections)
+    nothing = {"quality": []}
+    return chosen.model_copy(
+        update={
+            "lic": chosen.lic.model_copy(update=nothing),
+            "fusion": chosen.fusion.model_copy(update=nothing),
+        }
+    )
+
+
+def test_only_what_changed_is_looked_at_again(folder: Path, looks: Looks) -> None:
+    first, _ = run(few())
+    assert len(looks.seen) == 6
+    again, _ = run(few())
+    pd.testing.assert_frame_equal(first, again)
+    assert len(looks.seen) == 6
+    other = fill(TCM(**SIZES), "ica4")
+    weights.save(folder / "artifacts/sa_icm/codec.safetensors", other, {})
+    run(few())
+    assert len(looks.seen) == 8, "two pictures of the changed codec"
+    images.write_png(folder / "photos/one.png", picture([30, 20, 40, 40]))
+    run(few())
+    assert len(looks.seen) == 14, "another picture, for all codecs"
+    run(few({"score_threshold": 0.5}))
+    assert len(looks.seen) == 20
+
+
+def test_a_stopped_run_goes_on_where_it_was(
+    folder: Path, looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tired(image: images.Pixels) -> Detections:
+        if len(looks.seen) == 5:
+            raise KeyboardInterrupt
+        return looks(image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detectors, "load", lambda *_: tired)
+        with pytest.raises(KeyboardInterrupt):
+            run(few())
+    run(few())
+    assert len(looks.seen) == 5 + 2, "two codecs of three were done"
+
+
+def test_the_study_s_own_test_pictures_are_taken_where_no_folder_is_named(
+    folder: Path, looks: Looks
+) -> None:
+    record = splits.ImageRecord("two", "two.png", 130, 90, "")
+    index = {"train": [], "validation": [], "test": [record.__dict__]}
+    (folder / "data").mkdir()
+    (folder / "data/images.json").write_text(json.dumps(index))
+    table, _ = run(few({"root": None}, data={"source": "folder", "root": "photos"}))
+    assert set(table.images) == {1}
+    np.testing.assert_array_equal(looks.seen[0], picture(BOXES["two.png"]))
+
+
+def test_a_number_of_pictures_is_drawn_with_the_seed(folder: Path) -> None:
+    drawn = {
+        seed: [
+            p.file_name
+            for p in detect.annotated(study({"images": 1}).model_copy(update={"seed": seed}))[1]
+        ]
+        for seed in range(8)
+    }
+    assert {len(names) for names in drawn.values()} == {1}
+    assert {name for names in drawn.values() for name in names} == set(BOXES)
+    with pytest.raises(SicError, match=r"detect\.images: 3 wanted, 2 are at hand; say all"):
+        detect.annotated(study({"images": 3}))
+
+
+def missing_picture(folder: Path) -> None:
+    (folder / "photos/two.png").unlink()
+
+
+def other_size(folder: Path) -> None:
+    images.write_png(folder / "photos/two.png", photos.coffee()[:50, :60])
+
+
+def unknown_class(folder: Path) -> None:
+    path = folder / "boxes.json"
+    path.write_text(path.read_text().replace("stop sign", "edelweiss"))
+
+
+def no_checkpoint(folder: Path) -> None:
+    (folder / "artifacts/lic/q1/codec.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (missing_picture, r"boxes\.json lists photos/two\.png, which is not there"),
+        (other_size, r"photos/two\.png is 60×50, but 130×90 in the annotations"),
+        (unknown_class, r"boxes\.json marks edelweiss, which the detector was not trained for"),
+        (no_checkpoint, r"no checkpoint artifacts/lic/q1/codec\.safetensors"),
+    ],
+)
+def test_wrong_surroundings_are_one_line(
+    spoil: Callable[[Path], None], line: str, folder: Path, looks: Looks
+) -> None:
+    spoil(folder)
+    with pytest.raises(SicError, match=line) as caught:
+        run(study())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"annotations": "absent.json"}, r"cannot read absent\.json"),
+        ({"annotations": "data/annotations/coco"}, r"detect\.annotations: name the COCO-style"),
+        (
+            {"annotations": "data/annotations/coco", "root": None},
+            r"detect\.root: the test photos have no annotations",
+        ),
+        ({"weights": "data/weights/none"}, r"detect\.weights: yolox needs its weights"),
+    ],
+)
+def test_wrong_settings_are_one_line(values: dict[str, Any], line: str, folder: Path) -> None:
+    with pytest.raises(SicError, match=line):
+        run(study(values))
+
+
+def test_what_is_kept_is_of_the_code_that_made_it() -> None:
+    used = reached("from sic import anchors, bitstream, detectors, weights")
+    # Nothing that these do changes a picture or a box.
+    other = PLUMBING | {"fetch", "work", "platforms"}
+    assert set(detect._CODE) - {"detect"} == used - other
