@@ -1,42 +1,47 @@
 """Rate and distortion of every codec on the test images: one tidy table, a row an image and codec.
 
 Rates are lengths of real streams; the entropy model's estimate stands beside them as a check.
-Distortion is PSNR on 8-bit RGB, padding cropped away.
+Distortion is measured on 8-bit pixels, padding cropped away.
 """
 
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from sic import images
-from sic.bitstream import ScalableCodec
+from sic import anchors, complexity, cost, images, vvc_m
+from sic.bitstream import Reader, ScalableCodec
+from sic.classical import Anchor
 from sic.errors import SicError
 from sic.images import Pixels
+from sic.metrics import MEASURES, Metrics
 from sic.params import Params
 
-#: The columns of the table.  ``bpp`` = ``bpp_base`` + ``bpp_additional``; ``psnr`` is of the
-#: picture for people, ``psnr_machine`` of x̂_t; ``lmbda``, ``m``, ``psnr_machine`` and
-#: ``bpp_estimated`` are empty where a codec has none.
-COLUMNS = [
-    "image",
-    "codec",
-    "point",
-    "lmbda",
-    "m",
-    "bpp_base",
-    "bpp_additional",
-    "bpp",
-    "bpp_estimated",
-    "psnr_machine",
-    "psnr",
+#: What identifies a point.  ``version`` … ``colour`` are as in
+#: :class:`sic.classical.Setup`, of a codec
+#: of the study the fingerprint of its weights; ``lmbda`` and ``m`` are empty where there is none.
+POINT = [
+    *("codec", "version", "preset", "chroma", "bit_depth", "colour"),
+    *("point", "lmbda", "m"),
 ]
+#: Bits a pixel: ``bpp`` = ``bpp_base`` + ``bpp_additional``; ``bpp_estimated`` from likelihoods.
+RATES = ["bpp_base", "bpp_additional", "bpp", "bpp_estimated"]
+#: The columns of the table.  :data:`sic.metrics.MEASURES` are of the picture for people,
+#: ``psnr_machine`` is of x̂_t.
+COLUMNS = ["image", *POINT, *RATES, "psnr_machine", *MEASURES]
+#: Further columns, that differ between two runs: see :func:`costs`.
+COSTS = [
+    *("parameters", "kmac_encode", "kmac_decode"),
+    *("encode_seconds", "decode_seconds", "peak_megabytes"),
+]
+
+_RGB = {"chroma": "4:4:4", "bit_depth": 8, "colour": "RGB"}
 
 
 @dataclass(frozen=True)
@@ -76,117 +81,224 @@ def trained(params: Params, artifacts: Path = Path("artifacts")) -> Iterator[Tra
         yield Trained("difference", point, params.quality[point].lmbda, base, weights)
 
 
-def code(codec: ScalableCodec, image: Pixels) -> dict[str, float]:
-    """Write and read one picture's stream.
-
-    Returns:
-        The numeric columns of the table.
-
-    Raises:
-        SicError: if the stream does not decode to what its writer had.
-    """
-    encoding = codec.encode_layers(image)
-    layers = [encoding.base, *([encoding.enhancement] if encoding.enhancement else [])]
-    pixels = image.shape[0] * image.shape[1]
-    bpp = [8 * len(layer.stream) / pixels for layer in layers]
-    x_hat_t = codec.decode(encoding.base.stream, "machine")
-    x_hat = codec.decode(encoding.stream, "human") if encoding.enhancement else x_hat_t
-    return {
-        "bpp_base": bpp[0],
-        "bpp_additional": sum(bpp[1:]),
-        "bpp": sum(bpp),
-        "bpp_estimated": sum(layer.estimated.total for layer in layers) / pixels,
-        "psnr_machine": images.psnr(image, x_hat_t),
-        "psnr": images.psnr(image, x_hat),
-    }
-
-
-def classical(image: Pixels, codec: str, quality: int) -> dict[str, float]:
-    """JPEG or WebP at one of Pillow's qualities; the rate is the length of the file.
-
-    JPEG is 4:2:0 with optimised tables, WebP is lossy at method 6 (also 4:2:0).
-    """
-    file = io.BytesIO()
-    # Each of the two formats ignores the other's option.
-    Image.fromarray(image).save(file, codec, quality=quality, optimize=True, method=6)
-    bpp = 8 * file.tell() / (image.shape[0] * image.shape[1])
-    decoded = np.asarray(Image.open(file).convert("RGB"))
-    return {
-        "bpp_base": bpp,
-        "bpp_additional": 0.0,
-        "bpp": bpp,
-        "psnr": images.psnr(image, decoded),
-    }
-
-
-def mean_colour(image: Pixels) -> dict[str, float]:
-    """Sending nothing but the picture's mean colour: what every codec must beat."""
-    flat = np.broadcast_to(image.mean(axis=(0, 1)).round().astype(np.uint8), image.shape)
-    bpp = 24 / (image.shape[0] * image.shape[1])
-    return {
-        "bpp_base": bpp,
-        "bpp_additional": 0.0,
-        "bpp": bpp,
-        "psnr": images.psnr(image, flat),
-    }
-
-
-def evaluate(pictures: dict[str, Pixels], params: Params, device: str = "cpu") -> pd.DataFrame:
+def evaluate(
+    pictures: Mapping[str, Pixels],
+    params: Params,
+    device: str = "cpu",
+    cache: Path = anchors.CACHE,
+) -> pd.DataFrame:
     """Every codec on every picture.
 
     Args:
         pictures: uint8 (H, W, 3) by name.
         params: which codecs there are, and the anchors' settings.
         device: where the transforms run.
+        cache: folder of the anchors' streams that were coded earlier.
+
+    Returns:
+        :data:`COLUMNS` and :data:`COSTS`.  A classical codec that this machine lacks has no rows
+        (:func:`sic.anchors.left_out`).
 
     Raises:
-        SicError: if there are no pictures, or a checkpoint is missing.
+        SicError: if there are no pictures, a checkpoint is missing, or a codec fails.
     """
     if not pictures:
         raise SicError("there are no test images; set data.test in params.yaml")
-    rows: list[dict[str, Any]] = []
+    metrics = Metrics(Path(params.evaluate.lpips) if params.evaluate.lpips else None)
+    rows = list(_of_the_study(pictures, params, metrics, device))
+    rows += [_mean_colour(name, image, metrics) for name, image in pictures.items()]
+    rows += _of_anchors(pictures, params, metrics, cache)
+    rows += _of_vvc_m(pictures, params, metrics, device, cache)
+    return pd.DataFrame(rows, columns=[*COLUMNS, *COSTS]).astype(
+        {"m": "Int64", "bit_depth": "Int64"}
+    )
+
+
+# ---- the study's codecs ----------------------------------------------------------------------
+
+
+def _of_the_study(
+    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str
+) -> Iterator[dict[str, Any]]:
     codecs = list(trained(params))
-    with tqdm(total=len(codecs) * len(pictures), desc="evaluate", unit="stream") as bar:
+    with tqdm(total=len(codecs) * len(pictures), desc="our codecs", unit="stream") as bar:
         for item in codecs:
             codec = ScalableCodec.load(item.base, item.enhancement, device)
-            about = {"codec": item.codec, "point": item.point, "lmbda": item.lmbda, "m": item.m}
+            about = {
+                "codec": item.codec,
+                "version": f"weights {'+'.join(part.weights.hex() for part in _parts(codec))}",
+                **_RGB,
+                **{"point": item.point, "lmbda": item.lmbda, "m": item.m},
+                **_operations(codec),
+            }
             for name, image in pictures.items():
-                rows.append({"image": name, **about, **code(codec, image)})
+                yield {"image": name, **about, **code(codec, image, metrics, device)}
                 bar.update()
-    for name, image in pictures.items():
-        rows.append({"image": name, "codec": "mean colour", "point": "", **mean_colour(image)})
-        for codec_name, settings in (
-            ("JPEG", params.evaluate.jpeg),
-            ("WebP", params.evaluate.webp),
-        ):
-            rows += [
-                {"image": name, "codec": codec_name, "point": str(q)}
-                | classical(image, codec_name, q)
-                for q in settings
-            ]
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"m": "Int64"})
+
+
+def code(
+    codec: ScalableCodec, image: Pixels, metrics: Metrics, device: str = "cpu"
+) -> dict[str, float]:
+    """Write and read one picture's stream.
+
+    Args:
+        codec: of the study, its transforms on ``device``.
+        image: uint8 (H, W, 3) RGB.
+        metrics: to measure with.
+        device: whose memory is measured.
+
+    Returns:
+        Rates, measures, times and memory.  Reading is to the picture for people.
+
+    Raises:
+        SicError: if the stream does not decode to what its writer had.
+    """
+    with cost.measure(device) as writing:
+        encoding = codec.encode_layers(image)
+    layers = [encoding.base, *([encoding.enhancement] if encoding.enhancement else [])]
+    with cost.measure(device) as reading:
+        x_hat = codec.decode(encoding.stream, "human" if encoding.enhancement else "machine")
+    x_hat_t = codec.decode(encoding.base.stream, "machine") if encoding.enhancement else x_hat
+    pixels = image.shape[0] * image.shape[1]
+    bpp = [8 * len(layer.stream) / pixels for layer in layers]
+    return {
+        "bpp_base": bpp[0],
+        "bpp_additional": sum(bpp[1:]),
+        "bpp": sum(bpp),
+        "bpp_estimated": sum(layer.estimated.total for layer in layers) / pixels,
+        "psnr_machine": images.psnr(image, x_hat_t),
+        **metrics(image, x_hat),
+        "encode_seconds": writing.seconds,
+        "decode_seconds": reading.seconds,
+        "peak_megabytes": max(writing.peak_bytes, reading.peak_bytes) / 1e6,
+    }
+
+
+def _parts(codec: ScalableCodec) -> list[Any]:
+    return [part for part in (codec.base, codec.enhancement) if part is not None]
+
+
+def _operations(codec: ScalableCodec) -> dict[str, float]:
+    """Parameters, and multiply-accumulates while a small picture is written and read."""
+    dark = np.zeros((images.MULTIPLE, images.MULTIPLE, 3), np.uint8)
+    encoding = codec.encode_layers(dark)
+    layer: Reader = "human" if encoding.enhancement else "machine"
+    return {
+        "parameters": sum(complexity.parameters(part.codec) for part in _parts(codec)),
+        "kmac_encode": cost.kmac_per_pixel(lambda: codec.encode_layers(dark), dark[..., 0].size),
+        "kmac_decode": cost.kmac_per_pixel(
+            lambda: codec.decode(encoding.stream, layer), dark[..., 0].size
+        ),
+    }
+
+
+# ---- what they are compared with -------------------------------------------------------------
+
+
+def _mean_colour(name: str, image: Pixels, metrics: Metrics) -> dict[str, Any]:
+    """Sending nothing but the picture's mean colour: what every codec must beat."""
+    flat = np.empty_like(image)
+    flat[:] = image.mean(axis=(0, 1)).round()
+    bpp = 24 / (image.shape[0] * image.shape[1])
+    about = {"image": name, "codec": "mean colour", **_RGB, "point": ""}
+    return {**about, **_one_layer(bpp), **metrics(image, flat)}
+
+
+def _of_anchors(
+    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, cache: Path
+) -> list[dict[str, Any]]:
+    jobs = [
+        (anchor, setting, name)
+        for anchor, settings in anchors.find(params.evaluate)
+        for name in pictures
+        for setting in settings
+    ]
+
+    def row(job: tuple[Anchor, float, str]) -> dict[str, Any]:
+        anchor, setting, name = job
+        coded = anchors.code(anchor, setting, pictures[name], cache)
+        about = {"image": name, **asdict(anchor.setup), "point": f"{anchor.knob} {setting}"}
+        measured = {**_one_layer(coded.bpp), **metrics(pictures[name], coded.x_hat)}
+        times = {"encode_seconds": coded.encode_seconds, "decode_seconds": coded.decode_seconds}
+        return {**about, **measured, **times}
+
+    return _at_once(row, jobs, "classical codecs")
+
+
+def _of_vvc_m(
+    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str, cache: Path
+) -> list[dict[str, Any]]:
+    codec = vvc_m.find(params.evaluate.vvc_m.preset) if params.evaluate.vvc_m.qp else None
+    if codec is None:
+        return []
+    base = ScalableCodec.load(next(trained(params)).base, device=device)
+
+    def jobs() -> Iterator[tuple[str, float, Pixels, int]]:
+        for name, image in pictures.items():
+            stream = base.encode(image)
+            bpp = 8 * len(stream) / (image.shape[0] * image.shape[1])
+            x_hat_t = base.decode(stream, "machine")
+            for qp in params.evaluate.vvc_m.qp:
+                yield name, bpp, x_hat_t, qp
+
+    def row(job: tuple[str, float, Pixels, int]) -> dict[str, Any]:
+        name, bpp_base, x_hat_t, qp = job
+        image = pictures[name]
+        coded = vvc_m.code(codec, qp, image, x_hat_t, cache)
+        about = {"image": name, **asdict(codec.setup), "point": f"QP {qp}"}
+        # No times: most of them goes into the first picture, which only stands for x̂_t.
+        return {
+            **about,
+            "bpp_base": bpp_base,
+            "bpp_additional": coded.bpp,
+            "bpp": bpp_base + coded.bpp,
+            "psnr_machine": images.psnr(image, x_hat_t),
+            **metrics(image, coded.x_hat),
+        }
+
+    return _at_once(row, jobs(), "VVC+M")
+
+
+def _one_layer(bpp: float) -> dict[str, float]:
+    return {"bpp_base": bpp, "bpp_additional": 0.0, "bpp": bpp}
+
+
+def _at_once(
+    row: Callable[[Any], dict[str, Any]], jobs: Iterable[Any], what: str
+) -> list[dict[str, Any]]:
+    """Rows of jobs that other programs do, one on each core; in the order of the jobs."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(tqdm(pool.map(row, jobs), desc=what, unit="stream"))
+
+
+# ---- summaries -------------------------------------------------------------------------------
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
     """Means over the images of each codec's points, in the order of the table."""
-    keys = ["codec", "point", "lmbda", "m"]
-    numbers = [c for c in COLUMNS if c not in ("image", *keys)]
-    return table.groupby(keys, sort=False, dropna=False)[numbers].mean().reset_index()
+    numbers = [c for c in COLUMNS if c not in ("image", *POINT)]
+    return table.groupby(POINT, sort=False, dropna=False)[numbers].mean().reset_index()
+
+
+def costs(table: pd.DataFrame) -> pd.DataFrame:
+    """What each point costs: a row a codec and point, means over the images.
+
+    Returns:
+        `codec`, `point`, `m` and :data:`COSTS`: parameters of all layers; thousands of
+        multiply-accumulates a pixel, writing and reading; seconds a picture, of a classical codec
+        on one thread; the most megabytes held at once.  Empty where not measured.
+    """
+    keys = ["codec", "point", "m"]
+    return table.groupby(keys, sort=False, dropna=False)[COSTS].mean().reset_index()
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:
     """The means as a nested dictionary, for `dvc metrics`: codec → point → number."""
     found: dict[str, Any] = {}
+    wanted = ("bpp_base", "bpp_additional", "bpp", "psnr_machine", *MEASURES)
     for row in means(table).to_dict("records"):
-        point = "-".join(
-            str(part)
-            for part in (f"m{row['m']}" if pd.notna(row["m"]) else "", row["point"])
-            if part
-        )
-        numbers = {
-            key: round(row[key], 4)
-            for key in ("bpp_base", "bpp_additional", "bpp", "psnr_machine", "psnr")
-            if pd.notna(row[key])
-        }
+        parts = (f"m{row['m']}" if pd.notna(row["m"]) else "", row["point"])
+        point = "-".join(part for part in parts if part and pd.notna(part))
+        numbers = {key: round(row[key], 4) for key in wanted if pd.notna(row[key])}
         found.setdefault(str(row["codec"]), {})[point or "all"] = numbers
     return found

@@ -21,11 +21,15 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from sic import pages
 from sic.errors import SicError, exit_on_error
 from sic.files import replacing, write_text
 
 #: Where an object lies in memory, as Python shows objects that have no better name.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+#: What a progress bar leaves behind when its widget is gone.
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 #: Where the copy of a failed run is left for the reader, outside of DVC's products.
 FAILED = Path("build/failed")
@@ -107,7 +111,11 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
+            ]
             for output in cell.outputs:
                 data = output.get("data", {})
                 if "text/plain" in data:
@@ -119,24 +127,22 @@ def html(notebook: NotebookNode, folder: Path) -> str:
     """A page that opens without a server or a network, with a way back to the report.
 
     Args:
-        notebook: the executed notebook.
+        notebook: the executed notebook; its first line is the page's title.
         folder: where the page will lie, below the report's folder.
     """
     from nbconvert import HTMLExporter
 
-    page, title = notebook, "/".join(folder.parts)
-    if len(folder.parts) > 1:
-        home = "../" * (len(folder.parts) - 1) + "index.html"
-        way_back = f"[report]({home}) / {'/'.join(folder.parts[1:])}"
-        link = nbformat.v4.new_markdown_cell(way_back, id="way-back")
-        page = nbformat.from_dict({**notebook, "cells": [link, *notebook.cells]})
-    # MathJax and RequireJS would be fetched; the notebooks write formulas in plain Unicode.
-    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    exporter = HTMLExporter(template_name="basic")
     exporter.embed_images = True
     # The first page is read for what was found; its code is in the executed copy beside it.
     exporter.exclude_input = len(folder.parts) == 1
-    body, _ = exporter.from_notebook_node(page, {"metadata": {"name": title}})
-    return body
+    body, _ = exporter.from_notebook_node(notebook)
+    way_back = '<a href="notebook.ipynb">this page as a notebook</a>'
+    if len(folder.parts) > 1:
+        home = "../" * (len(folder.parts) - 1) + "index.html"
+        way_back = f'<a href="{home}">report</a> / {"/".join(folder.parts[1:])} · {way_back}'
+    title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
+    return pages.page(title, body, way_back)
 
 
 def extract(notebooks: Path, folder: Path) -> None:

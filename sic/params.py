@@ -236,12 +236,64 @@ class Fusion(Sweep):
     m: Annotated[list[Positive], Field(min_length=1), AfterValidator(_once)]
 
 
+Qp = Annotated[int, Field(ge=0, le=63)]
+Quality = Annotated[int, Field(ge=0, le=100)]
+Qps = Annotated[list[Qp], AfterValidator(_once)]
+Qualities = Annotated[list[Quality], AfterValidator(_once)]
+
+
+class Vvc(Section):
+    """VVC as an anchor: by VTM if its folder is given, else by libvvenc."""
+
+    vtm: str | None
+    preset: Literal["faster", "fast", "medium", "slow", "slower"]
+    qp: Qps
+
+
+class VvcM(Section):
+    """VVC with x̂_t as the reference picture, by libvvenc."""
+
+    preset: Literal["faster", "fast", "medium", "slow", "slower"]
+    qp: Qps
+
+
+class Hevc(Section):
+    """HEVC by x265."""
+
+    preset: Literal[
+        "ultrafast", "superfast", "veryfast", "faster", "fast",
+        "medium", "slow", "slower", "veryslow", "placebo",
+    ]  # fmt: skip
+    qp: Annotated[list[Annotated[int, Field(ge=0, le=51)]], AfterValidator(_once)]
+
+
+class Avif(Section):
+    """AVIF by libavif's default encoder."""
+
+    speed: Annotated[int, Field(ge=0, le=10)]
+    quality: Qualities
+
+
+class JpegXl(Section):
+    """Lossy JPEG XL by libjxl; its distance is in just noticeable differences."""
+
+    effort: Annotated[int, Field(ge=1, le=9)]
+    distance: Annotated[list[Annotated[float, Field(gt=0, le=15)]], AfterValidator(_once)]
+
+
 class Evaluate(Section):
-    """Where streams are written and read, and the classical anchors' settings."""
+    """Where streams are written and read, the measures, and the classical codecs' settings."""
 
     device: Device
-    jpeg: list[Annotated[int, Field(ge=0, le=100)]]
-    webp: list[Annotated[int, Field(ge=0, le=100)]]
+    lpips: str | None
+    bootstrap: Positive
+    vvc: Vvc
+    vvc_m: VvcM
+    hevc: Hevc
+    avif: Avif
+    jpeg_xl: JpegXl
+    webp: Qualities
+    jpeg: Qualities
 
 
 class Detect(Section):

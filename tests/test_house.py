@@ -28,7 +28,8 @@ ORDER = """
     layers tcm scalable difference complexity loss weights
     objectives checkpoint schedule run train stages
     entropy latent container bitstream
-    anchors curves evaluate detectors coco_eval detect looks accuracy findings figures
+    planes metrics ffmpeg vtm classical anchors vvc_m curves bd cost evaluate
+    detectors coco_eval detect looks accuracy findings figures
     execute stream_files __main__
 """.split()  # noqa: SIM905 - a table, not a column
 
