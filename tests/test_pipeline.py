@@ -150,7 +150,7 @@ class Study:
         content["quality"] = SMALL["quality"]
         content["train"].update(batch=1, validate_every=2, device="cpu")
         for stage, values in SMALL["stages"].items():
-            content[stage].update(values, steps=2, init="scratch", train=True)
+            content[stage].update(values, steps=2, init="data/weights/scratch", train=True)
         content["evaluate"].update(jpeg=[10, 50], webp=[10, 50])
 
     def edit(self, change: Any) -> None:
