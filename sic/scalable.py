@@ -70,37 +70,44 @@ class AdditionalCodec(TCM):
 
     @torch.no_grad()
     def start_from(self, codec: TCM) -> None:
-        """Take the weights of a TCM of the base's size: those of its first m slices, and its g_s.
+        """Take the first m slices of another codec on the same base's size, and its g_s.
 
-        Its encoder starts at half the strength.  A base and an additional codec that start alike
-        send much the same latent; added up, that is twice what g_s knows.
+        From an additional codec of as many slices or more they come as they are.  From a base or a
+        human LIC the encoder starts at half the strength: a base and an additional codec that
+        start alike send much the same latent; added up, that is twice what g_s knows.
 
         Raises:
-            ValueError: if the TCM is not of the base's size.
+            ValueError: if the codec is of another size, or has fewer slices.
         """
-        if (codec.N, codec.M, codec.num_slices, codec.widths) != (
+        given = codec.state_dict()
+        if isinstance(codec, AdditionalCodec):
+            latent, slices, strength = codec.base_M, codec.base_slices, 1.0
+        else:
+            latent, slices, strength = codec.M, codec.num_slices, 0.5
+        if (codec.N, latent, slices, codec.widths) != (
             self.N,
             self.base_M,
             self.base_slices,
             self.widths,
         ):
-            raise ValueError("an additional codec can start only from a TCM of its base's size")
-        given = codec.state_dict()
+            raise ValueError("an additional codec can start only from a codec of its base's size")
+        if codec.num_slices < self.m:
+            raise ValueError(f"m = {self.m} slices cannot start from m = {codec.num_slices}")
         for key, own in self.state_dict().items():
             theirs = given[key]
             for dim, size in enumerate(own.shape):
                 if theirs.shape[dim] != size:
-                    theirs = theirs.index_select(dim, self._kept_channels(key, size))
+                    theirs = theirs.index_select(dim, self._kept_channels(key, size, codec.M))
             own.copy_(theirs)
         last = self.g_a[-1]
         assert isinstance(last, nn.Conv2d)
-        last.weight *= 0.5
+        last.weight *= strength
         if last.bias is not None:
-            last.bias *= 0.5
+            last.bias *= strength
 
-    def _kept_channels(self, key: str, size: int) -> Tensor:
-        """Which channels of a tensor of the base belong to the first m slices."""
+    def _kept_channels(self, key: str, size: int, given_M: int) -> Tensor:
+        """Which channels of another codec's tensor, of latent M, belong to the first m slices."""
         if key.startswith(("atten_", "cc_", "lrp_")):
             # Slice networks see the hyper-latents' channels, then the slices before.
-            return torch.cat((torch.arange(self.M), torch.arange(size - self.M) + self.base_M))
+            return torch.cat((torch.arange(self.M), torch.arange(size - self.M) + given_M))
         return torch.arange(size)

@@ -114,7 +114,7 @@ def initial(
     """The codec a stage starts from: new weights from the seed, or those of a checkpoint.
 
     A codec may start from any other of its size; an additional one, from the first m slices of
-    a base or a LIC.
+    a base, a LIC, or an additional codec that has as many.
 
     Args:
         empty: makes the codec.
@@ -141,7 +141,7 @@ def initial(
 
 
 def _take(codec: TCM, start: TCM, path: Path) -> None:
-    if isinstance(codec, AdditionalCodec) and not isinstance(start, AdditionalCodec):
+    if isinstance(codec, AdditionalCodec):
         try:
             codec.start_from(start)
         except ValueError as error:
