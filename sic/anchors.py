@@ -157,7 +157,7 @@ def kept(path: Path, encode: Callable[[], bytes]) -> tuple[bytes, float]:
     if not path.exists():
         start = time.perf_counter()
         stream = encode()
-        head = {"encode_seconds": time.perf_counter() - start}
-        write_bytes(path, json.dumps(head).encode() + b"\n" + stream)
+        seconds = json.dumps({"encode_seconds": time.perf_counter() - start})
+        write_bytes(path, seconds.encode() + b"\n" + stream)
     head, _, stream = path.read_bytes().partition(b"\n")
     return stream, float(json.loads(head)["encode_seconds"])

@@ -18,7 +18,6 @@ import PIL
 from PIL import Image, features
 
 from sic import ffmpeg, planes, vtm
-from sic.errors import SicError
 from sic.ffmpeg import Ffmpeg
 from sic.images import Pixels
 from sic.planes import Chroma
@@ -56,11 +55,18 @@ class Anchor(Protocol):
     """A codec with one set-up; ``knob`` is the name of the number that steers its rate."""
 
     @property
-    def setup(self) -> Setup: ...
+    def setup(self) -> Setup:
+        """What its points are to be read with."""
+
     @property
-    def knob(self) -> str: ...
-    def encode(self, image: Pixels, setting: float) -> bytes: ...
-    def decode(self, stream: bytes, height: int, width: int) -> Pixels: ...
+    def knob(self) -> str:
+        """Name of the number that steers its rate."""
+
+    def encode(self, image: Pixels, setting: float) -> bytes:
+        """The stream of uint8 (H, W, 3) RGB."""
+
+    def decode(self, stream: bytes, height: int, width: int) -> Pixels:
+        """The picture in a stream, uint8 (height, width, 3) RGB."""
 
 
 # ---- video codecs, by ffmpeg -----------------------------------------------------------------
@@ -91,7 +97,7 @@ class Video:
     def encode(self, image: Pixels, setting: float) -> bytes:
         """The stream of uint8 (H, W, 3) RGB at a QP."""
         raw = planes.pack(image, self.setup.chroma)
-        size = planes.size(*image.shape[:2], self.setup.chroma)
+        size = planes.size(image.shape[0], image.shape[1], self.setup.chroma)
         return self.program.encode(
             raw, self.samples, size, self.options(int(setting)), self.stream
         )[0]
@@ -155,7 +161,7 @@ class VtmIntra:
 
     def encode(self, image: Pixels, setting: float) -> bytes:
         """The stream of uint8 (H, W, 3) RGB at a QP."""
-        size = planes.size(*image.shape[:2], "4:4:4")
+        size = planes.size(image.shape[0], image.shape[1], "4:4:4")
         return self.program.encode(planes.pack(image, "4:4:4"), size, planes.DEPTH, int(setting))
 
     def decode(self, stream: bytes, height: int, width: int) -> Pixels:
@@ -188,7 +194,7 @@ class JpegXl:
 
     def encode(self, image: Pixels, setting: float) -> bytes:
         """The file of uint8 (H, W, 3) RGB at a distance: 1 is visually lossless, more is less."""
-        size = planes.size(*image.shape[:2], "4:4:4")
+        size = planes.size(image.shape[0], image.shape[1], "4:4:4")
         options = _libjxl(self.effort, setting)
         return self.program.encode(image.tobytes(), "rgb24", size, options, _PICTURES)[0]
 

@@ -23,9 +23,9 @@ from sic.images import Pixels
 from sic.metrics import MEASURES, Metrics
 from sic.params import Params
 
-#: What identifies a point.  ``version`` … ``colour`` are as in
-#: :class:`sic.classical.Setup`, of a codec
-#: of the study the fingerprint of its weights; ``lmbda`` and ``m`` are empty where there is none.
+#: What identifies a point.  ``version`` … ``colour`` are as in :class:`sic.classical.Setup`; the
+#: version of a codec of the study is the fingerprint of its weights.  ``lmbda`` and ``m`` are empty
+#: where there is none.
 POINT = [
     *("codec", "version", "preset", "chroma", "bit_depth", "colour"),
     *("point", "lmbda", "m"),
@@ -35,7 +35,7 @@ RATES = ["bpp_base", "bpp_additional", "bpp", "bpp_estimated"]
 #: The columns of the table.  :data:`sic.metrics.MEASURES` are of the picture for people,
 #: ``psnr_machine`` is of x̂_t.
 COLUMNS = ["image", *POINT, *RATES, "psnr_machine", *MEASURES]
-#: Further columns, that differ between two runs: see :func:`costs`.
+#: Further columns, which differ between two runs: see :func:`costs`.
 COSTS = [
     *("parameters", "kmac_encode", "kmac_decode"),
     *("encode_seconds", "decode_seconds", "peak_megabytes"),
@@ -129,7 +129,7 @@ def _of_the_study(
                 "version": f"weights {'+'.join(part.weights.hex() for part in _parts(codec))}",
                 **_RGB,
                 **{"point": item.point, "lmbda": item.lmbda, "m": item.m},
-                **_operations(codec),
+                **operations(codec),
             }
             for name, image in pictures.items():
                 yield {"image": name, **about, **code(codec, image, metrics, device)}
@@ -178,8 +178,18 @@ def _parts(codec: ScalableCodec) -> list[Any]:
     return [part for part in (codec.base, codec.enhancement) if part is not None]
 
 
-def _operations(codec: ScalableCodec) -> dict[str, float]:
-    """Parameters, and multiply-accumulates while a small picture is written and read."""
+def operations(codec: ScalableCodec) -> dict[str, float]:
+    """Parameters of all layers, and multiply-accumulates while a small picture goes through.
+
+    Args:
+        codec: of the study; its parameters are frozen.
+
+    Returns:
+        `parameters`, and thousands a pixel to write (`kmac_encode`) and to read (`kmac_decode`).
+    """
+    for part in _parts(codec):
+        # PyTorch's counter asks autograd about each parameter, and autograd is off while coding.
+        part.codec.requires_grad_(False)
     dark = np.zeros((images.MULTIPLE, images.MULTIPLE, 3), np.uint8)
     encoding = codec.encode_layers(dark)
     layer: Reader = "human" if encoding.enhancement else "machine"

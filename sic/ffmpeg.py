@@ -13,7 +13,6 @@ import imageio_ffmpeg
 
 from sic.errors import SicError
 
-
 _SIDE = 128  # of the picture to try, in pixels
 
 

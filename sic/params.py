@@ -8,61 +8,26 @@ import difflib
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sic.errors import SicError
+from sic.section import (
+    Device,
+    Number,
+    PointName,
+    Points,
+    Positive,
+    Qps,
+    Qualities,
+    Section,
+    Share,
+    Split,
+    once,
+)
 
 PARAMS = Path("params.yaml")
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Device = Literal["auto", "cpu", "cuda"]
-PointName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-
-
-def _once(values: list[Any]) -> list[Any]:
-    """A sweep trains each of its points once."""
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"{value} stands there more than once")
-    return values
-
-
-def _split(value: Any) -> Any:
-    """One sentence for the three kinds of split, where Pydantic has one for each."""
-    number = type(value) is int and value > 0
-    names = isinstance(value, list) and value and all(type(name) in (str, int) for name in value)
-    if not (number or names or value == "all"):
-        raise ValueError(f"give a list of names, a number of images above 0, or all, not {value!r}")
-    return value
-
-
-def _number(value: Any) -> Any:
-    """As _split: one sentence for both kinds."""
-    if not ((type(value) is int and value > 0) or value == "all"):
-        raise ValueError(f"give a number of images above 0, or all, not {value!r}")
-    return value
-
-
-Split = Annotated[list[str | int] | int | Literal["all"], BeforeValidator(_split)]
-Number = Annotated[int | Literal["all"], BeforeValidator(_number)]
-Points = Annotated[list[PointName], Field(min_length=1), AfterValidator(_once)]
-
-
-class Section(BaseModel):
-    """A section of params.yaml: no unknown keys, no coercion between types, read-only."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -233,13 +198,7 @@ class Sweep(Training):
 class Fusion(Sweep):
     """The additional codec, at each m and rate point."""
 
-    m: Annotated[list[Positive], Field(min_length=1), AfterValidator(_once)]
-
-
-Qp = Annotated[int, Field(ge=0, le=63)]
-Quality = Annotated[int, Field(ge=0, le=100)]
-Qps = Annotated[list[Qp], AfterValidator(_once)]
-Qualities = Annotated[list[Quality], AfterValidator(_once)]
+    m: Annotated[list[Positive], Field(min_length=1), AfterValidator(once)]
 
 
 class Vvc(Section):
@@ -264,7 +223,7 @@ class Hevc(Section):
         "ultrafast", "superfast", "veryfast", "faster", "fast",
         "medium", "slow", "slower", "veryslow", "placebo",
     ]  # fmt: skip
-    qp: Annotated[list[Annotated[int, Field(ge=0, le=51)]], AfterValidator(_once)]
+    qp: Annotated[list[Annotated[int, Field(ge=0, le=51)]], AfterValidator(once)]
 
 
 class Avif(Section):
@@ -278,7 +237,7 @@ class JpegXl(Section):
     """Lossy JPEG XL by libjxl; its distance is in just noticeable differences."""
 
     effort: Annotated[int, Field(ge=1, le=9)]
-    distance: Annotated[list[Annotated[float, Field(gt=0, le=15)]], AfterValidator(_once)]
+    distance: Annotated[list[Annotated[float, Field(gt=0, le=15)]], AfterValidator(once)]
 
 
 class Evaluate(Section):

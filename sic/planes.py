@@ -87,4 +87,4 @@ def _halve(plane: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _double(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     height, width = plane.shape
-    return cv2.resize(plane, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(plane, (2 * width, 2 * height)).astype(np.float64)  # bilinear

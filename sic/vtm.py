@@ -63,10 +63,12 @@ class Vtm:
             source, stream = Path(name, "in.yuv"), Path(name, "out.bin")
             source.write_bytes(raw)
             _run(
-                [str(self.encoder), "-c", str(self.configuration), "-i", str(source)]
-                + ["-b", str(stream), "-o", "", "-wdt", str(size[0]), "-hgt", str(size[1])]
-                + ["-fr", "1", "-f", "1", "-q", str(qp), "--InputChromaFormat=444"]
-                + [f"--InputBitDepth={depth}", "--ConformanceWindowMode=1"]
+                [
+                    *(str(self.encoder), "-c", str(self.configuration), "-i", str(source)),
+                    *("-b", str(stream), "-o", "", "-wdt", str(size[0]), "-hgt", str(size[1])),
+                    *("-fr", "1", "-f", "1", "-q", str(qp), "--InputChromaFormat=444"),
+                    *(f"--InputBitDepth={depth}", "--ConformanceWindowMode=1"),
+                ]
             )
             return stream.read_bytes()
 

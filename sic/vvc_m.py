@@ -35,6 +35,7 @@ REFERENCE_QP = 4
 REFERENCE_DB = 55.0  # PSNR over the samples of 10 bits, at least
 CHROMA: planes.Chroma = "4:2:0"
 
+_REMEDY = "set evaluate.vvc_m.qp to [] to leave VVC+M out"
 _DELIMITER = 20  # type of the unit that begins a picture (ITU-T H.266, table 5)
 
 
@@ -59,12 +60,21 @@ class VvcM:
             image: x.
             x_hat_t: the reference.
             qp: nominal; libvvenc adds its own offset of low-delay pictures.
+
+        Raises:
+            SicError: if libvvenc fails, as it does where x̂_t is noise.
         """
         raw = planes.pack(x_hat_t, CHROMA) + planes.pack(image, CHROMA)
-        size = planes.size(*image.shape[:2], CHROMA)
-        stream, _ = self.video.program.encode(
-            raw, self.video.samples, size, self.options(qp), self.video.stream
-        )
+        size = planes.size(image.shape[0], image.shape[1], CHROMA)
+        try:
+            stream, _ = self.video.program.encode(
+                raw, self.video.samples, size, self.options(qp), self.video.stream
+            )
+        except SicError as error:
+            raise SicError(
+                f"VVC+M: {error}; libvvenc cannot code an x̂_t that is close to noise so finely: "
+                f"{_REMEDY}"
+            ) from None
         return stream
 
     def options(self, qp: int) -> list[str]:
@@ -154,7 +164,7 @@ def check_reference(given: bytes, decoded: bytes) -> None:
     if error > limit:
         raise SicError(
             f"VVC+M: the reference came back with a mean squared error of {error:.1f}, above "
-            f"{limit:.1f}; set evaluate.vvc_m.qp to [] to leave VVC+M out"
+            f"{limit:.1f}; {_REMEDY}"
         )
 
 

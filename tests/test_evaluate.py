@@ -1,24 +1,41 @@
 """The table of rates and distortions: every number against its definition."""
 
-import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 from reference_weights import fill
 from skimage import data
 from small import SIZES
 
-from sic import evaluate, images, params, weights
+from sic import complexity, evaluate, images, params, stages, weights
 from sic.bitstream import ScalableCodec
 from sic.errors import SicError
+from sic.metrics import Metrics
 from sic.scalable import AdditionalCodec
 from sic.tcm import TCM
 
-STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
+ROOT = Path(__file__).parents[1]
+STUDY = params.load(ROOT / "params.yaml")
+Run = Callable[[], pd.DataFrame]
+
+
+def _set(section: str, **values: Any) -> Any:
+    return getattr(STUDY.evaluate, section).model_copy(update=values)
+
+
+FEW_POINTS = {
+    "vvc": _set("vvc", preset="faster", qp=[42]),
+    "vvc_m": _set("vvc_m", preset="faster", qp=[32]),
+    "hevc": _set("hevc", preset="ultrafast", qp=[37]),
+    "avif": _set("avif", speed=10, quality=[30]),
+    "jpeg_xl": _set("jpeg_xl", effort=1, distance=[4.0]),
+    "webp": [40],
+    "jpeg": [10, 40],
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +70,7 @@ def test_rates_are_lengths_of_streams_and_quality_is_that_of_decoded_pictures(
     picture: images.Pixels,
 ) -> None:
     codec = ScalableCodec(fill(TCM(**SIZES), "icm"), fill(AdditionalCodec(2, **SIZES), "ica2"))
-    row = evaluate.code(codec, picture)
+    row = evaluate.code(codec, picture, Metrics())
     encoding = codec.encode_layers(picture)
     assert encoding.enhancement is not None
     pixels = 90 * 130
@@ -68,29 +85,25 @@ def test_rates_are_lengths_of_streams_and_quality_is_that_of_decoded_pictures(
     assert row["psnr_machine"] == images.psnr(picture, machine)
 
 
-@pytest.mark.parametrize("name", ["JPEG", "WebP"])
-def test_an_anchor_is_the_file_that_pillow_writes(name: str, picture: images.Pixels) -> None:
-    row = evaluate.classical(picture, name, 40)
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, name, quality=40, optimize=True, method=6)
-    assert row["bpp"] == 8 * len(file.getvalue()) / (90 * 130)
-    decoded = np.asarray(Image.open(file).convert("RGB"))
-    assert row["psnr"] == images.psnr(picture, decoded)
-    better = evaluate.classical(picture, name, 80)
-    assert better["bpp"] > row["bpp"]
-    assert better["psnr"] > row["psnr"]
+def test_the_mean_colour_is_the_variance_of_the_picture(
+    table: pd.DataFrame, picture: images.Pixels
+) -> None:
+    mse = np.mean((picture - picture.reshape(-1, 3).mean(axis=0)) ** 2)
+    row = table[(table.codec == "mean colour") & (table.image == "a")].iloc[0]
+    assert row.psnr == pytest.approx(10 * np.log10(255**2 / mse), abs=0.01)
+    assert row.bpp == 24 / (90 * 130)
 
 
-def test_the_mean_colour_is_the_variance_of_the_picture(picture: images.Pixels) -> None:
-    mean = picture.reshape(-1, 3).mean(axis=0)
-    mse = np.mean((picture - mean) ** 2)
-    assert evaluate.mean_colour(picture)["psnr"] == pytest.approx(
-        10 * np.log10(255**2 / mse), abs=0.01
-    )
+#: The base that the study starts from, whose x̂_t VVC can code, and an untrained second layer.
+LAYERS = (
+    weights.load(ROOT / "data/weights/base.safetensors"),
+    fill(AdditionalCodec(2, **stages.widths(STUDY.codec)), "ica2"),
+)
 
 
 @pytest.fixture(scope="module")
-def table(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def run(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A study of small codecs, run on two small pictures."""
     folder = tmp_path_factory.mktemp("run")
     only = {"quality": ["q1"]}
     study = STUDY.model_copy(
@@ -98,37 +111,97 @@ def table(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> p
             "lic": STUDY.lic.model_copy(update=only),
             "fusion": STUDY.fusion.model_copy(update={**only, "m": [2]}),
             "difference": STUDY.difference.model_copy(update={"quality": []}),
+            "evaluate": STUDY.evaluate.model_copy(update=FEW_POINTS),
         }
     )
-    base, additional = fill(TCM(**SIZES), "icm"), fill(AdditionalCodec(2, **SIZES), "ica2")
+    base, additional = LAYERS
     weights.save(folder / "artifacts/sa_icm/codec.safetensors", base, {})
     weights.save(folder / "artifacts/lic/q1/codec.safetensors", base, {})
     weights.save(folder / "artifacts/fusion/m2-q1/codec.safetensors", additional, {})
     weights.save(folder / "artifacts/fusion/m9-q1/codec.safetensors", additional, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return evaluate.evaluate({"a": picture, "b": picture[:64, :64]}, study)
+        yield lambda: evaluate.evaluate({"a": picture, "b": picture[:64, :64]}, study)
+
+
+@pytest.fixture(scope="module")
+def table(run: Run) -> pd.DataFrame:
+    return run()
 
 
 def test_the_table_is_tidy(table: pd.DataFrame) -> None:
-    assert list(table.columns) == evaluate.COLUMNS
-    anchors = len(STUDY.evaluate.jpeg) + len(STUDY.evaluate.webp)
-    assert len(table) == 2 * (3 + 1 + anchors)
+    assert list(table.columns) == [*evaluate.COLUMNS, *evaluate.COSTS]
+    points = table[table.image == "a"].groupby("codec", sort=False).size().to_dict()
+    ours = {"SA-ICM": 1, "LIC": 1, "fusion": 1, "mean colour": 1}
+    stills = {"AVIF": 1, "WebP": 1, "JPEG": 2}
+    videos = {"VVC": 1, "HEVC": 1, "JPEG XL": 1, "VVC+M": 1}
+    assert points.items() >= {**ours, **stills}.items()
+    assert points.items() <= {**ours, **stills, **videos}.items(), "some machines lack a codec"
+    assert list(table[table.image == "b"].codec) == list(table[table.image == "a"].codec)
     assert not table.duplicated(["image", "codec", "point", "m"]).any()
     np.testing.assert_allclose(table.bpp, table.bpp_base + table.bpp_additional)
     assert set(table[table.codec == "fusion"].m) == {2}, "what lies in the folder does not count"
 
 
+def test_every_row_says_how_it_was_coded(table: pd.DataFrame) -> None:
+    coded = table[table.codec != "mean colour"]
+    assert coded[["version", "chroma", "bit_depth", "colour", "point"]].notna().all(axis=None)
+    classical = coded[coded.lmbda.isna()]
+    assert classical.preset.notna().all()
+    jpeg = classical[classical.codec == "JPEG"].iloc[0]
+    assert (jpeg.chroma, jpeg.bit_depth, jpeg.point) == ("4:2:0", 8, "quality 10")
+    assert "Pillow" in jpeg.version
+
+
+def test_a_second_layer_is_counted_apart(table: pd.DataFrame) -> None:
+    base = table[table.codec == "SA-ICM"].set_index("image")
+    for codec in {"fusion", "VVC+M"} & set(table.codec):
+        rows = table[table.codec == codec].set_index("image")
+        pd.testing.assert_series_equal(rows.bpp_base, base.bpp, check_names=False)
+        pd.testing.assert_series_equal(rows.psnr_machine, base.psnr_machine)
+        assert (rows.bpp_additional > 0).all()
+    assert (table[table.codec == "JPEG"].bpp_additional == 0).all()
+
+
+def test_a_second_run_differs_in_times_and_memory_only(table: pd.DataFrame, run: Run) -> None:
+    again = run()
+    pd.testing.assert_frame_equal(again[evaluate.COLUMNS], table[evaluate.COLUMNS])
+    fixed = ["parameters", "kmac_encode", "kmac_decode"]
+    pd.testing.assert_frame_equal(again[fixed], table[fixed])
+
+
 def test_means_and_metrics_are_means_over_the_images(table: pd.DataFrame) -> None:
     means = evaluate.means(table)
+    assert list(means.columns) == evaluate.COLUMNS[1:]
     rows = table[table.codec == "fusion"]
     mean = means[means.codec == "fusion"].iloc[0]
     assert mean.psnr == pytest.approx(rows.psnr.mean())
     assert mean.bpp_additional == pytest.approx(rows.bpp_additional.mean())
     metrics: dict[str, Any] = evaluate.metrics(table)
     assert metrics["fusion"]["m2-q1"]["psnr"] == round(rows.psnr.mean(), 4)
-    assert set(metrics["JPEG"]) == {str(q) for q in STUDY.evaluate.jpeg}
-    assert "psnr_machine" not in metrics["JPEG"]["10"]
+    assert set(metrics["JPEG"]) == {"quality 10", "quality 40"}
+    assert "psnr_machine" not in metrics["JPEG"]["quality 10"]
+    assert "lpips" not in metrics["JPEG"]["quality 10"], "no weights, no number"
+
+
+def test_costs_are_those_of_each_point(table: pd.DataFrame) -> None:
+    costs = evaluate.costs(table).set_index("codec")
+    sizes = [sum(p.numel() for p in codec.parameters()) for codec in LAYERS]
+    assert costs.parameters["SA-ICM"] == sizes[0]
+    assert costs.parameters["fusion"] == sum(sizes)
+    ours = costs.loc[["SA-ICM", "fusion"]]
+    assert (ours[["encode_seconds", "decode_seconds", "peak_megabytes"]] > 0).all(axis=None)
+    assert costs.kmac_encode["fusion"] > costs.kmac_encode["SA-ICM"]
+    assert costs.loc["JPEG", "encode_seconds"].gt(0).all()
+    assert costs.loc["JPEG", "kmac_encode"].isna().all()
+
+
+def test_operations_are_those_that_the_codec_stage_counts() -> None:
+    base = fill(TCM(**SIZES), "icm")
+    counted = evaluate.operations(ScalableCodec(base))
+    expected = complexity.kmac_per_pixel(base)
+    assert counted["kmac_encode"] == pytest.approx(expected["encoder"], rel=0.02)
+    assert counted["kmac_decode"] == pytest.approx(expected["decoder"], rel=0.02)
 
 
 def test_no_pictures_and_a_missing_checkpoint_are_one_line(

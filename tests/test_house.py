@@ -23,7 +23,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # The package from the ground up: a module imports only from modules that stand above it here.
 ORDER = """
-    errors files fetch work params profile platforms
+    errors files fetch work section params profile platforms
     images splits coco data records annotations graph mobile_sam sam segment edges crops
     layers tcm scalable difference complexity loss weights
     objectives checkpoint schedule run train stages

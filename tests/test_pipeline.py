@@ -23,7 +23,7 @@ NOTEBOOK = re.compile(r"notebooks/(\w+)\.ipynb")
 
 #: Modules that change no result: messages, whole-or-nothing files, the reader of params.yaml
 #: (whose values DVC tracks one by one).
-PLUMBING = {"errors", "files", "params"}
+PLUMBING = {"errors", "files", "params", "section"}
 
 
 # ---- exact dependencies ----
