@@ -25,11 +25,12 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ORDER = """
     errors files fetch work section params profile platforms
     images splits coco data records annotations graph mobile_sam sam segment edges crops
-    layers tcm scalable difference complexity loss weights
+    bounds convolutions attention layers density tcm scalable difference complexity loss weights
     objectives checkpoint schedule run train stages
     entropy latent container bitstream
     planes metrics ffmpeg vtm classical anchors vvc_m curves bd cost evaluate
     detectors coco_eval detect looks accuracy findings figures
+    pages browser interactive provenance
     execute stream_files __main__
 """.split()  # noqa: SIM905 - a table, not a column
 
