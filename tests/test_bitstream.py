@@ -76,7 +76,7 @@ def test_both_layers_of_every_kind_come_back_bit_for_bit(codec):
     assert codec.decode(encoding.stream, "human").shape == PHOTO.shape
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_any_size_comes_back(fusion, height, width):
     picture = data.coffee()[50 : 50 + height, 100 : 100 + width]

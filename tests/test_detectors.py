@@ -36,7 +36,7 @@ def chosen(detector: str, weights: Path | str, **changes: Any) -> params.Detect:
 
 
 @given(height=st.integers(1, 900), width=st.integers(1, 900), seed=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_letterboxed_picture_is_scaled_into_the_upper_left_corner_of_grey(
     height: int, width: int, seed: int
 ) -> None:
@@ -60,7 +60,7 @@ def test_a_picture_of_the_network_s_size_stays_as_it_is_but_for_the_order_of_col
 
 
 @given(seed=st.integers(0, 1000), height=st.sampled_from([32, 64]), width=st.sampled_from([32, 96]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_decoding_is_that_of_the_paper_cell_by_cell(seed: int, height: int, width: int) -> None:
     count = sum((height // s) * (width // s) for s in (8, 16, 32))
     output = np.random.default_rng(seed).standard_normal((count, 5 + 3)).astype(np.float32)

@@ -80,7 +80,7 @@ def test_small_segments_lie_on_large_ones() -> None:
         assert (labels[20, 20], labels[10, 10], labels[0, 0]) == (2, 1, 0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 27), st.integers(0, 99))
 def test_labels_that_touch_differ_strongly(height: int, width: int, count: int, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, count, (height, width), dtype=np.int32)

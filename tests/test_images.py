@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from skimage import data as photos
@@ -164,7 +164,6 @@ def test_nan_is_no_picture() -> None:
         images.to_uint8(torch.full((1, 3, 2, 2), math.nan))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 64, 128]))
 def test_padding_reaches_the_multiple_and_crops_back(
     height: int, width: int, multiple: int
