@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,9 @@ def load_lpips(weights: Path) -> Callable[[Pixels, Pixels], float]:
     """
     from lpips import LPIPS  # takes a second, and few need it
 
-    model = LPIPS(net="alex", pnet_rand=True, verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls torchvision in an older way
+        model = LPIPS(net="alex", pnet_rand=True, verbose=False)
     state = _read_weights(weights)
     for number, layers in enumerate(_ALEXNET_SLICES, start=1):
         for layer in layers:

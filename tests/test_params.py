@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,15 @@ def test_numbers_arrive_as_they_stand_there(file: Path) -> None:
     assert read.edges.long_side is None
 
 
-@pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "1E-4", "0.0001"])
+@pytest.mark.parametrize("text", ["3e-4", "3.0e-4", "3E-4", "0.0003"])
 def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> None:
-    # YAML 1.1 takes 1e-4 for a word.
-    content = file.read_text(encoding="utf-8").replace(
-        "learning_rate: 1.0e-3", f"learning_rate: {text}", 1
+    # YAML 1.1 takes 3e-4 for a word.
+    content, places = re.subn(
+        r"(?m)^  learning_rate: \S+", f"  learning_rate: {text}", file.read_text(encoding="utf-8")
     )
+    assert places == 1
     file.write_text(content, encoding="utf-8")
-    assert load(file).train.learning_rate == 1e-4
+    assert load(file).train.learning_rate == 3e-4
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,13 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
         ("sa_icm.steps", 1.5, "sa_icm.steps: input should be a valid integer, not 1.5"),
         ("sa_icm.steps", "120", "sa_icm.steps: input should be a valid integer, not '120'"),
         ("evaluate.jpeg", [101], "evaluate.jpeg.0: input should be less than or equal to 100"),
+        ("evaluate.webp", [30, 30], "evaluate.webp: 30 stands there more than once"),
+        ("evaluate.hevc.qp", [52], "evaluate.hevc.qp.0: input should be less than or equal to 51"),
+        ("evaluate.vvc.qp", [37.5], "evaluate.vvc.qp.0: input should be a valid integer, not 37.5"),
+        ("evaluate.vvc.preset", "best", "evaluate.vvc.preset: input should be 'faster', 'fast'"),
+        ("evaluate.vvc.vmt", None, "unknown key evaluate.vvc.vmt; did you mean vtm?"),
+        ("evaluate.jpeg_xl.distance", [0.0], "evaluate.jpeg_xl.distance.0: input should be gre"),
+        ("evaluate.bootstrap", 0, "evaluate.bootstrap: input should be greater than 0, not 0"),
         ("segment.segmenter", "sam", "segment.segmenter: input should be 'graph', 'sam_vit_h'"),
         ("seed", -1, "seed: input should be greater than or equal to 0, not -1"),
     ],
