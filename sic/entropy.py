@@ -14,11 +14,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from constriction import stream
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sic.density import EntropyBottleneck
 from sic.errors import SicError, StreamError
 
 Symbols = NDArray[np.int32]
@@ -119,8 +119,7 @@ def learned_tables(bottleneck: EntropyBottleneck) -> tuple[Table, ...]:
     """
     with torch.no_grad():
         edges = torch.arange(-LEARNED_REACH, LEARNED_REACH + 2, dtype=torch.float64) - 0.5
-        medians = bottleneck._get_medians().reshape(-1, 1, 1)
-        logits = bottleneck._logits_cumulative(medians + edges, stop_gradient=True)
+        logits = bottleneck.logits(bottleneck.medians + edges)
         below = torch.sigmoid(logits).squeeze(1).numpy()
     return tuple(_learned_table(channel) for channel in below)
 

@@ -1,19 +1,25 @@
 """The paper's figures and tables, drawn from the study's own numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from sic import classical, complexity
+from sic.bd import LAYERED
 from sic.files import replacing
 from sic.images import Pixels
-from sic.looks import LOOKS, NAMES, PALETTE
+from sic.looks import LOOKS, NAMES, PALETTE, plain
+from sic.scalable import AdditionalCodec
+from sic.tcm import Widths
 
 #: Table II of the paper: PSNR of x̂ in dB on COCO val2017, by λ and m (not every cell is given).
 TABLE_II = {
@@ -22,6 +28,10 @@ TABLE_II = {
     0.020: {3: 32.63, 4: 32.82, 5: 32.83},
     0.030: {3: 33.28, 4: 33.81, 5: 33.93},
 }
+
+
+#: What VTM's series is called that others measured.
+PUBLISHED = "VVC (VTM, 4:4:4): published for Kodak, not rerun"
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -81,36 +91,55 @@ def pictures_side_by_side(
     return figure
 
 
-def rate_distortion(means: pd.DataFrame, m: int, caption: str) -> Figure:
+def rate_distortion(
+    means: pd.DataFrame, m: int, caption: str, published: Sequence[tuple[float, float]] = ()
+) -> Figure:
     """Fig. 6: PSNR against bits, once counting additional bits alone, once all bits.
 
     Args:
-        means: as :func:`sic.evaluate.means` returns them.
+        means: as :func:`sic.evaluate.means` returns them; codecs that are not there have no curve.
         m: slices of the fusion curve that is drawn.
         caption: images, sizes and what differs from the paper.
+        published: VTM's points as others measured them (:func:`sic.anchors.published`).
     """
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(12, 6.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     shown = means[(means.codec != "fusion") | (means.m == m)]
-    for codec in ("fusion", "difference", "LIC", "WebP", "JPEG"):
-        rows = shown[shown.codec == codec]
-        layered = codec in ("fusion", "difference")
-        _curve(left, rows, "bpp_additional" if layered else "bpp", codec)
+    for codec, rows in _in_order(shown):
+        rate = "bpp_additional" if codec in LAYERED else "bpp"
+        _curve(left, rows, rate, codec)
         _curve(right, rows, "bpp", codec)
+    if published:
+        for axes in (left, right):
+            axes.plot(*zip(*published, strict=True), ls=":", color="0.4", label=PUBLISHED)
     base = means[means.codec == "SA-ICM"]
     right.plot(base.bpp, base.psnr_machine, ls="", ms=11, label=NAMES["SA-ICM"], **LOOKS["SA-ICM"])
-    limit = 1.15 * shown[shown.codec.isin(["fusion", "difference", "LIC"])].bpp.max()
+    ours = shown[shown.codec.isin(["fusion", "difference", "LIC"])]
+    seen = shown[(shown.bpp <= 1.3 * ours.bpp.max()) & shown.codec.isin(LOOKS)]
+    lowest = min(seen.psnr.min(), base.psnr_machine.min())
     left.set(
         title="additional bits alone", xlabel="bits per pixel (base not counted for layered codecs)"
     )
     right.set(title="base + additional bits", xlabel="bits per pixel")
     left.set_ylabel("PSNR of the picture for people (dB)")
-    for axis in (left, right):
-        axis.set_xlim(0, limit)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=9)
+    for axes in (left, right):
+        axes.set(xlim=(0, 1.3 * ours.bpp.max()), ylim=(lowest - 0.5, seen.psnr.max() + 0.5))
+        plain(axes)
+    # Below the panels: names with their set-up are long, and one list serves both.
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(caption, fontsize=10)
     return figure
+
+
+def legend(row: "pd.Series[Any]") -> str:
+    """A codec's name in figures: of a classical one with its set-up, so that it can be repeated.
+
+    Args:
+        row: of :func:`sic.evaluate.means`.
+    """
+    if row.codec in NAMES or pd.isna(row.preset):
+        return NAMES.get(row.codec, row.codec)
+    return classical.label(row.codec, row.version, row.preset, row.chroma, row.bit_depth)
 
 
 def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
@@ -127,10 +156,27 @@ def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
         rows = rows.sort_values("bpp_additional")
         axes.plot(rows.bpp_additional, rows.psnr, marker=marker, color=colour, label=f"m = {m}")
     axes.set(xlabel="additional bits per pixel", ylabel="PSNR of x̂ (dB)")
-    axes.grid(alpha=0.3)
+    plain(axes)
     axes.legend()
     figure.suptitle(caption, fontsize=10)
     return figure
+
+
+def table_1(N: int, M: int, num_slices: int, widths: Widths) -> pd.DataFrame:
+    """Table I: millions of parameters of the additional codec by m.
+
+    Args:
+        N, M, num_slices, widths: of the study's own codecs.
+
+    Returns:
+        A row an m: the paper's number, our code at the paper's size, and at the study's.
+    """
+    columns = {
+        ("N = 128, M = 320", "paper"): complexity.TABLE_I,
+        ("N = 128, M = 320", "our code"): _millions(128, 320, 5, Widths()),
+        (f"N = {N}, M = {M}", "this study"): _millions(N, M, num_slices, widths),
+    }
+    return pd.DataFrame(columns).rename_axis("m")
 
 
 def table_2(means: pd.DataFrame) -> pd.DataFrame:
@@ -142,6 +188,22 @@ def table_2(means: pd.DataFrame) -> pd.DataFrame:
     return both.rename(columns=lambda m: f"m = {m}", level=1)
 
 
+def _millions(N: int, M: int, num_slices: int, widths: Widths) -> dict[int, float]:
+    with torch.device("meta"):  # sizes without memory
+        return {
+            m: complexity.parameters(AdditionalCodec(m, N, M, num_slices, widths)) / 1e6
+            for m in range(1, num_slices + 1)
+        }
+
+
+def _in_order(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The curves that there are, in the order of :data:`sic.looks.LOOKS`."""
+    for codec in LOOKS:
+        found = rows[rows.codec == codec]
+        if codec != "SA-ICM" and len(found):
+            yield codec, found
+
+
 def _curve(axes: Axes, rows: pd.DataFrame, rate: str, codec: str) -> None:
     rows = rows.sort_values(rate)
-    axes.plot(rows[rate], rows.psnr, label=NAMES.get(codec, codec), **LOOKS[codec])
+    axes.plot(rows[rate], rows.psnr, label=legend(rows.iloc[0]), **LOOKS[codec])

@@ -103,7 +103,7 @@ class LatentCoder:
     def __init__(self, codec: TCM) -> None:
         self.codec = _in_float64(codec)
         bottleneck = self.codec.entropy_bottleneck
-        self.medians = bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
+        self.medians = bottleneck.medians.detach().reshape(1, -1, 1, 1)
         self.z_tables = learned_tables(bottleneck)
 
     @torch.inference_mode()
@@ -122,8 +122,7 @@ class LatentCoder:
         z_encoder = SymbolEncoder()
         z_encoder.encode(z_symbols.flatten(), _channels(z_symbols.shape), self.z_tables)
         z_hat = self._z_hat(z_symbols)
-        likelihood = codec.entropy_bottleneck(z_hat, training=False)[1]
-        z_bits = _bits(likelihood)
+        z_bits = _bits(codec.entropy_bottleneck(z_hat))
 
         y_encoder = SymbolEncoder()
         means, scales = codec.h_mean_s(z_hat), codec.h_scale_s(z_hat)
@@ -137,7 +136,7 @@ class LatentCoder:
             y_hat.append(self._y_hat(k, support, mu, q))
             symbols.append(q)
             rounded = mu + torch.from_numpy(q)
-            y_bits.append(_bits(codec.gaussian_conditional(rounded, scale, mu, training=False)[1]))
+            y_bits.append(_bits(codec.gaussian_conditional(rounded, scale, mu)))
         latent = Latent(z_symbols, np.concatenate(symbols), torch.cat(y_hat, dim=1))
         if not latent.in_range():
             raise SicError("ŷ holds values that are not finite; the weights are bad, retrain them")

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from compressai.optimizers import net_aux_optimizer
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,7 +20,11 @@ from sic.tcm import TCM
 
 #: Modules whose code decides what a run ends with.
 _SOURCES = (
+    "attention",
+    "bounds",
+    "convolutions",
     "crops",
+    "density",
     "difference",
     "images",
     "layers",
@@ -115,13 +118,13 @@ class State:
     def __init__(self, codec: TCM, run: Run) -> None:
         settings = run.settings
         rates = settings.learning_rate, settings.aux_learning_rate
-        optimisers = net_aux_optimizer(
-            codec,
-            {"net": {"type": "Adam", "lr": rates[0]}, "aux": {"type": "Adam", "lr": rates[1]}},
-        )
+        # The bottleneck's quantiles have a loss of their own.
+        named = sorted(codec.named_parameters())
+        quantiles = [parameter for name, parameter in named if name.endswith(".quantiles")]
+        others = [parameter for name, parameter in named if not name.endswith(".quantiles")]
         self.codec = codec
-        self.net: Optimizer = optimisers["net"]
-        self.aux: Optimizer = optimisers["aux"]
+        self.net: Optimizer = Adam(others, lr=rates[0])
+        self.aux: Optimizer = Adam(quantiles, lr=rates[1])
         self.schedule = LambdaLR(
             self.net, lambda step: schedule.factor(step, max(run.steps, 1), settings)
         )

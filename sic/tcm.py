@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 import torch
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional
-from compressai.layers import (
+from torch import Tensor, nn
+
+from sic.convolutions import (
     ResidualBlockUpsample,
     ResidualBlockWithStride,
     conv3x3,
     subpel_conv3x3,
 )
-from compressai.ops import quantize_ste
-from torch import Tensor, nn
-
+from sic.density import EntropyBottleneck, GaussianConditional, quantize_ste
 from sic.layers import ConvTransBlock, SWAtten
 
 
@@ -87,11 +86,11 @@ def analysis(N: int, M: int, widths: Widths) -> nn.Sequential:
     """g_a: image (B, 3, H, W) → latent (B, M, H/16, W/16)."""
     first, second, third = widths.head_dims
     return nn.Sequential(
-        ResidualBlockWithStride(3, 2 * N, 2),
+        ResidualBlockWithStride(3, 2 * N),
         *conv_trans_blocks(N, first, WINDOW),
-        ResidualBlockWithStride(2 * N, 2 * N, 2),
+        ResidualBlockWithStride(2 * N, 2 * N),
         *conv_trans_blocks(N, second, WINDOW),
-        ResidualBlockWithStride(2 * N, 2 * N, 2),
+        ResidualBlockWithStride(2 * N, 2 * N),
         *conv_trans_blocks(N, third, WINDOW),
         conv3x3(2 * N, M, stride=2),
     )
@@ -101,11 +100,11 @@ def synthesis(N: int, M: int, widths: Widths) -> nn.Sequential:
     """g_s: latent (B, M, H/16, W/16) → image (B, 3, H, W), unclamped."""
     first, second, third = widths.head_dims
     return nn.Sequential(
-        ResidualBlockUpsample(M, 2 * N, 2),
+        ResidualBlockUpsample(M, 2 * N),
         *conv_trans_blocks(N, third, WINDOW),
-        ResidualBlockUpsample(2 * N, 2 * N, 2),
+        ResidualBlockUpsample(2 * N, 2 * N),
         *conv_trans_blocks(N, second, WINDOW),
-        ResidualBlockUpsample(2 * N, 2 * N, 2),
+        ResidualBlockUpsample(2 * N, 2 * N),
         *conv_trans_blocks(N, first, WINDOW),
         subpel_conv3x3(2 * N, 3, 2),
     )
@@ -114,7 +113,7 @@ def synthesis(N: int, M: int, widths: Widths) -> nn.Sequential:
 def hyper_analysis(N: int, M: int, widths: Widths) -> nn.Sequential:
     """h_a: latent (B, M, H/16, W/16) → hyper-latent (B, hyper, H/64, W/64)."""
     return nn.Sequential(
-        ResidualBlockWithStride(M, 2 * N, 2),
+        ResidualBlockWithStride(M, 2 * N),
         *conv_trans_blocks(N, widths.hyper_head_dim, HYPER_WINDOW),
         conv3x3(2 * N, widths.hyper, stride=2),
     )
@@ -123,7 +122,7 @@ def hyper_analysis(N: int, M: int, widths: Widths) -> nn.Sequential:
 def hyper_synthesis(N: int, M: int, widths: Widths) -> nn.Sequential:
     """h_mean_s and h_scale_s: hyper-latent (B, hyper, H/64, W/64) → (B, M, H/16, W/16)."""
     return nn.Sequential(
-        ResidualBlockUpsample(widths.hyper, 2 * N, 2),
+        ResidualBlockUpsample(widths.hyper, 2 * N),
         *conv_trans_blocks(N, widths.hyper_head_dim, HYPER_WINDOW),
         subpel_conv3x3(2 * N, M, 2),
     )
@@ -190,7 +189,7 @@ class TCM(nn.Module):
             slice_network(s + self.slice_channels, self.slice_channels, widths) for s in support
         )
         self.entropy_bottleneck = EntropyBottleneck(widths.hyper)
-        self.gaussian_conditional = GaussianConditional(None)
+        self.gaussian_conditional = GaussianConditional()
 
     def _attention(self, channels: int) -> nn.Sequential:
         w = self.widths
@@ -198,7 +197,7 @@ class TCM(nn.Module):
 
     def quantise_z(self, z: Tensor) -> Tensor:
         """ẑ: z rounded about the medians of its learned distribution, straight-through."""
-        medians = self.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+        medians = self.entropy_bottleneck.medians.reshape(1, -1, 1, 1)
         return quantize_ste(z - medians) + medians
 
     def slice_parameters(
@@ -237,7 +236,7 @@ class TCM(nn.Module):
         y = full_precision(y)
         z = full_precision(self.h_a(y))
         with torch.autocast(z.device.type, enabled=False):
-            _, z_likelihoods = self.entropy_bottleneck(z)
+            z_likelihoods = self.entropy_bottleneck(z)
         z_hat = self.quantise_z(z)
         latent_means, latent_scales = self.h_mean_s(z_hat), self.h_scale_s(z_hat)
 
@@ -245,7 +244,7 @@ class TCM(nn.Module):
         y_likelihoods: list[Tensor] = []
         for k, y_k in enumerate(y.chunk(self.num_slices, dim=1)):
             mu, scale, support = self.slice_parameters(k, latent_means, latent_scales, y_hat)
-            _, likelihood = self.gaussian_conditional(y_k, scale, mu)
+            likelihood = self.gaussian_conditional(y_k, scale, mu)
             y_hat_k = quantize_ste(y_k - mu) + mu
             y_hat.append(y_hat_k + self.latent_residual(k, support, y_hat_k))
             y_likelihoods.append(likelihood)

@@ -5,6 +5,7 @@ folder has ``bin`` with the programs and ``cfg`` with the settings; the recipe i
 CompressAI's ``bench vtm``, with rounded colour conversion and 10 bits in.
 """
 
+import os
 import re
 import subprocess
 import tempfile
@@ -62,14 +63,11 @@ class Vtm:
         with tempfile.TemporaryDirectory() as name:
             source, stream = Path(name, "in.yuv"), Path(name, "out.bin")
             source.write_bytes(raw)
-            _run(
-                [
-                    *(str(self.encoder), "-c", str(self.configuration), "-i", str(source)),
-                    *("-b", str(stream), "-o", "", "-wdt", str(size[0]), "-hgt", str(size[1])),
-                    *("-fr", "1", "-f", "1", "-q", str(qp), "--InputChromaFormat=444"),
-                    *(f"--InputBitDepth={depth}", "--ConformanceWindowMode=1"),
-                ]
-            )
+            files = ["-i", str(source), "-b", str(stream), "-o", os.devnull]
+            shape = ["-wdt", str(size[0]), "-hgt", str(size[1]), "-fr", "1", "-f", "1"]
+            shape += ["--InputChromaFormat=444", f"--InputBitDepth={depth}"]
+            how = ["-c", str(self.configuration), "-q", str(qp), "--ConformanceWindowMode=1"]
+            _run([str(self.encoder), *how, *files, *shape])
             return stream.read_bytes()
 
     def decode(self, stream: bytes, depth: int) -> bytes:

@@ -11,12 +11,21 @@ import math
 from collections.abc import Callable, Iterable
 
 import torch
-from compressai import ans
-from compressai.layers import AttentionBlock
+import torch.nn.functional as F
+from compressai import ans, entropy_models
 from compressai.ops import quantize_ste
 from torch import Tensor, nn
 
-from sic.layers import ConvTransBlock, SWAtten, TransformerBlock, WindowAttention
+from sic.attention import WindowAttention
+from sic.convolutions import (
+    GDN,
+    Conv3x3,
+    ResidualBlock,
+    ResidualBlockUpsample,
+    ResidualBlockWithStride,
+    ResidualUnit,
+)
+from sic.layers import ConvTransBlock, SWAtten, TransformerBlock
 from sic.loss import Loss, rate_distortion
 from sic.scalable import AdditionalCodec
 from sic.tcm import TCM, CodecOutput, Likelihoods
@@ -77,7 +86,7 @@ def transformer(block: TransformerBlock, x: Tensor) -> Tensor:
 def conv_trans(block: ConvTransBlock, x: Tensor) -> Tensor:
     """TCM block on (B, 2N, H, W)."""
     conv_x, trans_x = block.conv1_1(x).chunk(2, dim=1)
-    conv_x = block.conv_block(conv_x) + conv_x
+    conv_x = residual(block.conv_block, conv_x) + conv_x
     trans_x = transformer(block.trans_block, trans_x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return x + block.conv1_2(torch.cat((conv_x, trans_x), dim=1))
 
@@ -87,19 +96,61 @@ def swatten(block: SWAtten, x: Tensor) -> Tensor:
     x = block.in_conv(x)
     pair = block.non_local_block
     z = transformer(pair.block_2, transformer(pair.block_1, x.permute(0, 2, 3, 1)))
-    return block.out_conv(gated(block, x, z.permute(0, 3, 1, 2)))
+    gate = torch.sigmoid(through(block.conv_b, z.permute(0, 3, 1, 2)))
+    return block.out_conv(x + through(block.conv_a, x) * gate)
 
 
-def gated(block: AttentionBlock, x: Tensor, z: Tensor) -> Tensor:
-    """x + a · σ(b), CompressAI's attention block with z in the place of its second input."""
-    return x + block.conv_a(x) * torch.sigmoid(block.conv_b(z))
+def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """3×3 convolution."""
+    return F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
+
+
+def residual(block: ResidualBlock, x: Tensor) -> Tensor:
+    """Two convolutions and a skip."""
+    return F.leaky_relu(conv(block.conv2, F.leaky_relu(conv(block.conv1, x)))) + x
+
+
+def down(block: ResidualBlockWithStride, x: Tensor) -> Tensor:
+    """Half of height and width."""
+    out = conv(block.conv2, F.leaky_relu(conv(block.conv1, x)))
+    return normalise(block.gdn, out) + block.skip(x)
+
+
+def up(block: ResidualBlockUpsample, x: Tensor) -> Tensor:
+    """Twice height and width."""
+    out = conv(block.conv, F.leaky_relu(through(block.subpel_conv, x)))
+    return normalise(block.igdn, out) + through(block.upsample, x)
+
+
+def unit(block: ResidualUnit, x: Tensor) -> Tensor:
+    """Bottleneck of the slice networks' attention."""
+    return F.relu(through(block.conv, x) + x)
+
+
+def normalise(layer: GDN, x: Tensor) -> Tensor:
+    """GDN or its inverse."""
+    norm = torch.einsum("ij,bjhw->bihw", layer.gamma_reparam(layer.gamma), x**2)
+    norm = torch.sqrt(norm + layer.beta_reparam(layer.beta)[:, None, None])
+    return x * norm if layer.inverse else x / norm
+
+
+STEPS: dict[type, Callable] = {
+    ConvTransBlock: conv_trans,
+    SWAtten: swatten,
+    Conv3x3: conv,
+    ResidualBlockWithStride: down,
+    ResidualBlockUpsample: up,
+    ResidualUnit: unit,
+}
 
 
 def through(parts: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """One module after the other; everything without attention is CompressAI's or PyTorch's."""
-    steps: dict[type, Callable] = {ConvTransBlock: conv_trans, SWAtten: swatten}
+    """One module after the other; what is not written out here is PyTorch's."""
     for part in parts:
-        x = steps[type(part)](part, x) if type(part) in steps else part(x)
+        if isinstance(part, nn.Sequential):
+            x = through(part, x)
+        else:
+            x = STEPS[type(part)](part, x) if type(part) in STEPS else part(x)
     return x
 
 
@@ -112,28 +163,28 @@ def slice_parameters(
     """μ_k, σ_k and the features of LRP_k."""
     mean_support = through(codec.atten_mean[k], torch.cat([means, *y_hat], dim=1))
     scale_support = through(codec.atten_scale[k], torch.cat([scales, *y_hat], dim=1))
-    mu = codec.cc_mean_transforms[k](mean_support)
-    return mu, codec.cc_scale_transforms[k](scale_support), mean_support
+    mu = through(codec.cc_mean_transforms[k], mean_support)
+    return mu, through(codec.cc_scale_transforms[k], scale_support), mean_support
 
 
 def with_residual(codec: TCM, k: int, support: Tensor, y_hat_k: Tensor) -> Tensor:
     """ŷ_k + LRP_k."""
-    lrp = codec.lrp_transforms[k](torch.cat([support, y_hat_k], dim=1))
+    lrp = through(codec.lrp_transforms[k], torch.cat([support, y_hat_k], dim=1))
     return y_hat_k + 0.5 * torch.tanh(lrp)
 
 
 def code_latent(codec: TCM, y: Tensor) -> tuple[Tensor, Likelihoods]:
     """ŷ and the likelihoods."""
     z = through(codec.h_a, y)
-    _, z_likelihoods = codec.entropy_bottleneck(z)
-    medians = codec.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+    z_likelihoods = codec.entropy_bottleneck(z)
+    medians = codec.entropy_bottleneck.medians.reshape(1, -1, 1, 1)
     z_hat = quantize_ste(z - medians) + medians
     means, scales = through(codec.h_mean_s, z_hat), through(codec.h_scale_s, z_hat)
     y_hat: list[Tensor] = []
     y_likelihoods = []
     for k, y_k in enumerate(y.chunk(codec.num_slices, dim=1)):
         mu, scale, support = slice_parameters(codec, k, means, scales, y_hat)
-        y_likelihoods.append(codec.gaussian_conditional(y_k, scale, mu)[1])
+        y_likelihoods.append(codec.gaussian_conditional(y_k, scale, mu))
         y_hat.append(with_residual(codec, k, support, quantize_ste(y_k - mu) + mu))
     likelihoods = Likelihoods(y=torch.cat(y_likelihoods, dim=1), z=z_likelihoods)
     return torch.cat(y_hat, dim=1), likelihoods
@@ -167,6 +218,18 @@ def additional_loss(codec: AdditionalCodec, base: TCM, x: Tensor, lmbda: float) 
     return rate_distortion(forward_additional(codec, x, y_hat_base), x, lmbda)
 
 
+def compressai_models(
+    codec: TCM,
+) -> tuple[entropy_models.EntropyBottleneck, entropy_models.GaussianConditional]:
+    """CompressAI's entropy models with a codec's weights."""
+    bottleneck = entropy_models.EntropyBottleneck(codec.widths.hyper)
+    bottleneck.load_state_dict(codec.entropy_bottleneck.state_dict())
+    gaussian = entropy_models.GaussianConditional(None)
+    gaussian.load_state_dict(codec.gaussian_conditional.state_dict())
+    like = next(codec.parameters())
+    return bottleneck.to(like).eval(), gaussian.to(like).eval()
+
+
 class PlainStream:
     """Writes and reads one layer as the published `compress` and `decompress` do.
 
@@ -176,6 +239,7 @@ class PlainStream:
 
     def __init__(self, codec: TCM) -> None:
         self.codec = copy.deepcopy(codec).eval()
+        self.codec.entropy_bottleneck, self.codec.gaussian_conditional = compressai_models(codec)
         self.codec.entropy_bottleneck.update(force=True)
         self.codec.gaussian_conditional.update_scale_table(SCALES, force=True)
         gaussian = self.codec.gaussian_conditional

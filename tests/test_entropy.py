@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.entropy_models import GaussianConditional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_weights import fill
@@ -13,6 +13,7 @@ from scipy.stats import norm
 from small import SIZES
 
 from sic import entropy
+from sic.density import EntropyBottleneck
 from sic.entropy import LIMIT, SCALES, SymbolDecoder, SymbolEncoder, gaussian_tables
 from sic.errors import StreamError
 from sic.tcm import TCM
@@ -74,12 +75,12 @@ def test_a_platform_with_other_tables_is_refused(monkeypatch):
 
 def test_learned_tables_hold_the_likelihoods_of_compressai(bottleneck):
     tables = entropy.learned_tables(bottleneck)
-    medians = bottleneck._get_medians().detach()
+    medians = bottleneck.medians.detach()
     for channel, table in enumerate(tables):
         q = torch.arange(table.low, table.low + table.escape, dtype=torch.float64)
         z = (medians[channel, 0, 0] + q).reshape(1, 1, 1, -1)
         z = z.expand(1, len(tables), 1, -1).contiguous()
-        likelihood = bottleneck(z, training=False)[1][0, channel, 0].detach().numpy()
+        likelihood = bottleneck(z)[0, channel, 0].detach().numpy()
         counted = table.counts[:-1] / entropy.LEARNED_TOTAL
         np.testing.assert_allclose(counted, likelihood, atol=1 / entropy.LEARNED_TOTAL)
 
@@ -185,8 +186,8 @@ def test_hyper_rate_is_within_one_percent_of_the_likelihoods(bottleneck):
         ]
     )
     z = torch.from_numpy(symbols).double().unsqueeze(0).unsqueeze(2)
-    z = z + bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
-    estimated = -torch.log2(bottleneck(z, training=False)[1]).sum().item()
+    z = z + bottleneck.medians.detach().reshape(1, -1, 1, 1)
+    estimated = -torch.log2(bottleneck(z)).sum().item()
     part = write(symbols.flatten(), np.repeat(np.arange(len(tables)), count), tables)
     assert 8 * len(part) == pytest.approx(estimated, rel=0.01)
 

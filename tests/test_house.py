@@ -29,7 +29,7 @@ ORDER = """
     objectives checkpoint schedule run train stages
     entropy latent container bitstream
     planes metrics ffmpeg vtm classical anchors vvc_m curves bd cost evaluate
-    detectors coco_eval detect looks accuracy findings figures
+    detectors coco_eval detect looks accuracy findings figures schematic
     pages browser interactive provenance
     execute stream_files __main__
 """.split()  # noqa: SIM905 - a table, not a column

@@ -1,13 +1,28 @@
-"""Window attention against its plain formulation, and the shift mask against its meaning."""
+"""Blocks of the codec against their plain formulation and CompressAI's, in value and gradient."""
 
+import compressai.layers as published
+import plain
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sic.layers import WindowAttention, shift_mask
+from sic import attention, convolutions, layers
+from sic.attention import windows
+from sic.convolutions import (
+    GDN,
+    Conv3x3,
+    ResidualBlock,
+    ResidualBlockUpsample,
+    ResidualBlockWithStride,
+)
+from sic.layers import ConvTransBlock, SWAtten, TransformerBlock, as_tokens
+
+CPU = torch.device("cpu")
 
 
-def plain_attention(layer: WindowAttention, x: Tensor) -> Tensor:
+def plain_attention(block: TransformerBlock, x: Tensor) -> Tensor:
     """Attention as written in the paper: explicit matrices, one window after the other."""
+    layer = block.msa
     p, shift = layer.window, layer.shift
     batch, height, width, dim = x.shape
     heads = dim // layer.head_dim
@@ -37,26 +52,126 @@ def plain_attention(layer: WindowAttention, x: Tensor) -> Tensor:
     return out.roll((shift, shift), dims=(1, 2))
 
 
-def check(shifted: bool) -> None:
+def double(module: nn.Module) -> nn.Module:
+    """With weights far from their initial zeros and ones."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return module.double()
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("size", [(8, 12), (4, 8), (4, 4)])
+def test_window_attention_is_the_plain_formula(shifted, size, monkeypatch):
     torch.manual_seed(0)
-    layer = WindowAttention(dim=12, head_dim=4, window=4, shifted=shifted).double()
-    x = torch.randn(2, 12, 8, 12, dtype=torch.float64)
+    monkeypatch.setattr(layers, "TOKENS", 32)  # two windows at a time
+    block = double(TransformerBlock(dim=12, head_dim=4, window=4, shifted=shifted))
+    x = torch.randn(2, *size, 12, dtype=torch.float64)
+    tokens, *shape = as_tokens(x.permute(0, 3, 1, 2))
     with torch.no_grad():
-        torch.testing.assert_close(layer(x), plain_attention(layer, x), rtol=0, atol=1e-12)
+        wanted = x + plain_attention(block, block.ln1(x))
+        wanted = wanted + block.mlp(block.ln2(wanted))
+        got = block(tokens, *shape).reshape(x.shape)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
 
 
-def test_window_attention_is_the_plain_formula() -> None:
-    check(shifted=False)
-
-
-def test_shifted_window_attention_is_the_plain_formula() -> None:
-    check(shifted=True)
-
-
-def test_only_the_last_row_and_column_of_windows_are_masked() -> None:
-    mask = shift_mask(3, 4, 8, torch.device("cpu")).reshape(3, 4, 64, 64)
-    assert mask[:2, :3].all()
-    assert not mask[2, 0].all()
-    assert not mask[0, 3].all()
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (1, 3), (3, 4)])
+def test_only_the_last_row_and_column_of_windows_are_masked(rows, cols):
+    cut = windows(2, 8 * rows, 8 * cols, 8, 4, CPU)
+    number = {None: 2 * (rows - 1) * (cols - 1)}
+    seen = {1.0: 0.0, 0.5: 0.0, 0.25: 0.0}
+    for count, allowed in cut.kinds:
+        seen[1.0 if allowed is None else allowed.float().mean().item()] += count
     # In the corner window four quarters are kept apart: each sees a quarter of the pixels.
-    assert mask[2, 3].float().mean() == 0.25
+    assert seen == {1.0: number[None], 0.5: 2 * (rows + cols - 2), 0.25: 2}
+
+
+def test_the_order_of_windows_has_a_way_back():
+    cut = windows(2, 16, 24, 8, 4, CPU)
+    raster = torch.arange(2 * 16 * 24)
+    assert torch.equal(raster[cut.order][cut.back], raster)
+    assert len(cut.order) == len(raster)
+
+
+# ---- the same gradients ----------------------------------------------------------------------
+
+BLOCKS = {
+    "W": (lambda: ConvTransBlock(16, 8, 8, shifted=False), 32),
+    "SW": (lambda: ConvTransBlock(16, 8, 8, shifted=True), 32),
+    "SWAtten": (lambda: SWAtten(24, 16, 8, 8), 24),
+    "down": (lambda: ResidualBlockWithStride(6, 8), 6),
+    "up": (lambda: ResidualBlockUpsample(6, 8), 6),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_values_and_gradients_are_those_of_the_plain_path(name, monkeypatch):
+    torch.manual_seed(1)
+    monkeypatch.setattr(attention, "MATRIX_ENTRIES", 2**15)  # the backward pass in pieces
+    build, channels = BLOCKS[name]
+    block = double(build())
+    results = []
+    for path in (block, lambda x: plain.through([block], x)):
+        torch.manual_seed(2)
+        x = torch.randn(2, channels, 16, 24, dtype=torch.float64, requires_grad=True)
+        block.zero_grad()
+        y = path(x)
+        (y * torch.randn_like(y)).sum().backward()
+        results.append([y.detach(), x.grad, *(p.grad.clone() for p in block.parameters())])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-10)
+
+
+# ---- Winograd --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch._nnpack_available(), reason="PyTorch has no NNPACK here")
+@pytest.mark.parametrize("pixels", [2**14, 500])  # whole, and in strips
+def test_winograd_is_the_convolution_and_its_gradients(pixels, monkeypatch):
+    monkeypatch.setattr(convolutions, "WINOGRAD_PIXELS", pixels)
+    torch.manual_seed(0)
+    layer = Conv3x3(64, 96)
+    x = torch.randn(2, 64, 45, 37, requires_grad=True)
+    assert convolutions.winograd_applies(x, layer.weight)
+    results = []
+    for path in (layer, lambda x: plain.conv(layer, x)):
+        x.grad = None
+        layer.zero_grad()
+        y = path(x)
+        y.square().sum().backward()
+        results.append([y.detach(), x.grad, layer.weight.grad, layer.bias.grad])
+    for got, wanted in zip(*results, strict=True):
+        assert (got - wanted).abs().max() < 2e-5 * wanted.abs().max()
+
+
+def test_winograd_is_for_float32_on_the_cpu_and_large_maps():
+    wide, weight = torch.zeros(1, 64, 32, 32), torch.zeros(64, 64, 3, 3)
+    assert not convolutions.winograd_applies(wide.double(), weight.double())
+    assert not convolutions.winograd_applies(wide.to("meta"), weight)
+    assert not convolutions.winograd_applies(wide[..., :31], weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not convolutions.winograd_applies(wide, weight)
+
+
+# ---- CompressAI's layers ---------------------------------------------------------------------
+
+PUBLISHED = {
+    "block": (lambda: ResidualBlock(6), lambda: published.ResidualBlock(6, 6)),
+    "down": (lambda: ResidualBlockWithStride(6, 8), lambda: published.ResidualBlockWithStride(6, 8)),
+    "up": (lambda: ResidualBlockUpsample(6, 8), lambda: published.ResidualBlockUpsample(6, 8)),
+    "gdn": (lambda: GDN(6), lambda: published.GDN(6)),
+    "inverse": (lambda: GDN(6, inverse=True), lambda: published.GDN(6, inverse=True)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_layer_is_compressais_from_the_same_seed(name):
+    modules = []
+    for build in PUBLISHED[name]:
+        torch.manual_seed(0)
+        modules.append(build())
+    ours, theirs = modules
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for key, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
+    x = torch.randn(2, 6, 8, 8)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
