@@ -67,7 +67,9 @@ def windows(
     same_rows, same_cols = upper[:, None] == upper, left[:, None] == left
     masks = (None, same_cols.to(device), same_rows.to(device), (same_rows & same_cols).to(device))
     kinds = tuple(
-        (len(part) // window**2, mask) for part, mask in zip(parts, masks, strict=False) if len(part)
+        (len(part) // window**2, mask)
+        for part, mask in zip(parts, masks, strict=False)
+        if len(part)
     )
     order = torch.cat(parts)
     return Windows(order.to(device), order.argsort().to(device), kinds)

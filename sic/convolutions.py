@@ -11,7 +11,6 @@ Feature maps are (B, C, H, W).
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -51,6 +50,7 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (B, K, H, W).
     """
+    x, weight = x.contiguous(), weight.contiguous()  # NNPACK takes bare pointers
     batch, _, height, width = x.shape
     strips = -(-height * width // WINOGRAD_PIXELS)
     rows = -(-height // strips // 6) * 6  # its tiles are 6×6
@@ -78,12 +78,11 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
+        x, weight, _bias = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         grad = grad.contiguous()
         if ctx.needs_input_grad[0]:
-            turned = weight.flip(2, 3).transpose(0, 1).contiguous()
-            grad_x = winograd(grad, turned, None)
+            grad_x = winograd(grad, weight.flip(2, 3).transpose(0, 1), None)
         if ctx.needs_input_grad[1]:
             grad_weight = nn.grad.conv2d_weight(x, weight.shape, grad, padding=1)
         if ctx.needs_input_grad[2]:

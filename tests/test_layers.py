@@ -143,6 +143,30 @@ def test_winograd_is_the_convolution_and_its_gradients(pixels, monkeypatch):
         assert (got - wanted).abs().max() < 2e-5 * wanted.abs().max()
 
 
+@pytest.mark.skipif(not torch._nnpack_available(), reason="PyTorch has no NNPACK here")
+@pytest.mark.parametrize("batch", [1, 2])
+def test_nnpack_is_given_plain_rows_whatever_the_layout(batch, monkeypatch):
+    seen = []
+    real = torch._nnpack_spatial_convolution
+
+    def watched(x, weight, bias, padding):
+        seen.append(x.is_contiguous() and weight.is_contiguous())
+        return real(x, weight, bias, padding)
+
+    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", watched)
+    torch.manual_seed(0)
+    layer = Conv3x3(64, 64).to(memory_format=torch.channels_last)
+    every_other = torch.randn(batch, 128, 36, 32)[:, ::2]
+    for x in (every_other, every_other.contiguous(memory_format=torch.channels_last)):
+        x = x.detach().requires_grad_()
+        y = layer(x)
+        y.square().sum().backward()
+        wanted = plain.conv(layer, x)
+        assert (y - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    assert len(seen) >= 4, "forward and backward of both"
+    assert all(seen)
+
+
 def test_winograd_is_for_float32_on_the_cpu_and_large_maps():
     wide, weight = torch.zeros(1, 64, 32, 32), torch.zeros(64, 64, 3, 3)
     assert not convolutions.winograd_applies(wide.double(), weight.double())
@@ -156,7 +180,10 @@ def test_winograd_is_for_float32_on_the_cpu_and_large_maps():
 
 PUBLISHED = {
     "block": (lambda: ResidualBlock(6), lambda: published.ResidualBlock(6, 6)),
-    "down": (lambda: ResidualBlockWithStride(6, 8), lambda: published.ResidualBlockWithStride(6, 8)),
+    "down": (
+        lambda: ResidualBlockWithStride(6, 8),
+        lambda: published.ResidualBlockWithStride(6, 8),
+    ),
     "up": (lambda: ResidualBlockUpsample(6, 8), lambda: published.ResidualBlockUpsample(6, 8)),
     "gdn": (lambda: GDN(6), lambda: published.GDN(6)),
     "inverse": (lambda: GDN(6, inverse=True), lambda: published.GDN(6, inverse=True)),
