@@ -72,10 +72,9 @@ def trained(params: Params, artifacts: Path = Path("artifacts")) -> Iterator[Tra
     for point in params.lic.quality:
         lmbda = params.quality[point].lmbda
         yield Trained("LIC", point, lmbda, artifacts / f"lic/{point}/codec.safetensors")
-    for m in params.fusion.m:
-        for point in params.fusion.quality:
-            weights = artifacts / f"fusion/m{m}-{point}/codec.safetensors"
-            yield Trained("fusion", point, params.quality[point].lmbda, base, weights, m)
+    for m, point in params.fusion.items:
+        weights = artifacts / f"fusion/m{m}-{point}/codec.safetensors"
+        yield Trained("fusion", point, params.quality[point].lmbda, base, weights, m)
     for point in params.difference.quality:
         weights = artifacts / f"difference/{point}/codec.safetensors"
         yield Trained("difference", point, params.quality[point].lmbda, base, weights)

@@ -18,7 +18,7 @@ def names(study: Params) -> list[str]:
     return [
         *("data", "segment", "edges", "codec", "sa_icm"),
         *(f"lic/{q}" for q in study.lic.quality),
-        *(f"fusion/m{m}-{q}" for m in study.fusion.m for q in study.fusion.quality),
+        *(f"fusion/m{m}-{q}" for m, q in study.fusion.items),
         *(f"difference/{q}" for q in study.difference.quality),
         *("evaluate", "stream", "pictures"),
     ]

@@ -5,6 +5,7 @@ range end in one line that names the file, the key and what is allowed.
 """
 
 import difflib
+from itertools import product
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, get_origin
 
@@ -28,6 +29,8 @@ from sic.section import (
 )
 
 PARAMS = Path("params.yaml")
+#: Sections of codecs that are trained at several rate points.
+SWEEPS = ("lic", "fusion", "difference")
 
 
 class Data(Section):
@@ -195,10 +198,30 @@ class Sweep(Training):
     quality: Points
 
 
+class Also(Section):
+    """Further m, each at these rate points; with an empty list there are none."""
+
+    m: Annotated[list[Positive], AfterValidator(once)]
+    quality: Annotated[list[PointName], AfterValidator(once)]
+
+
 class Fusion(Sweep):
-    """The additional codec, at each m and rate point."""
+    """The additional codec, at each m and rate point, and with other m at fewer points."""
 
     m: Annotated[list[Positive], Field(min_length=1), AfterValidator(once)]
+    also: Also
+
+    @property
+    def items(self) -> list[tuple[int, str]]:
+        """Every (m, rate point) that is trained."""
+        return [*product(self.m, self.quality), *product(self.also.m, self.also.quality)]
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        for m in self.also.m:
+            if m in self.m:
+                raise ValueError(f"also.m: {m} stands in m already")
+        return self
 
 
 class Vvc(Section):
@@ -294,13 +317,16 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for stage in ("lic", "fusion", "difference"):
-            for name in getattr(self, stage).quality:
+        points = {f"{stage}.quality": getattr(self, stage).quality for stage in SWEEPS}
+        for key, names in (*points.items(), ("fusion.also.quality", self.fusion.also.quality)):
+            for name in names:
                 if name not in self.quality:
-                    raise ValueError(f"{stage}.quality names {name}, which `quality` does not have")
-        for m in self.fusion.m:
-            if m > self.codec.num_slices:
-                raise ValueError(f"fusion.m: {m} is above codec.num_slices={self.codec.num_slices}")
+                    raise ValueError(f"{key} names {name}, which `quality` does not have")
+        for key, ms in (("m", self.fusion.m), ("also.m", self.fusion.also.m)):
+            for m in ms:
+                if m > self.codec.num_slices:
+                    n = self.codec.num_slices
+                    raise ValueError(f"fusion.{key}: {m} is above codec.num_slices={n}")
         return self
 
 

@@ -95,7 +95,7 @@ def test_the_gpu_study_fits_its_hour(file: Path) -> None:
     apply("gpu", file, PROFILES)
     study = load(file)
     lic, difference = len(study.lic.quality), len(study.difference.quality)
-    fusion = len(study.fusion.m) * len(study.fusion.quality)
+    fusion = len(study.fusion.items)
     steps = (
         study.sa_icm.steps
         + lic * study.lic.steps
