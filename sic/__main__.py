@@ -175,6 +175,26 @@ def run_train(arguments: argparse.Namespace) -> None:
         print(f"{job.run.name} is trained; `dvc repro` takes it up")
 
 
+def add_ship(commands: Commands) -> None:
+    """`ship`, `ship sa_icm`."""
+    parser = commands.add_parser(
+        "ship", help="trained codecs of the study as float16 weights in data/weights, with cards"
+    )
+    parser.add_argument(
+        "codec", nargs="*", help="sa_icm | lic/Q | fusion/mM-Q | difference/Q (default: all)"
+    )
+    parser.set_defaults(run=run_ship)
+
+
+def run_ship(arguments: argparse.Namespace) -> None:
+    """Round trained codecs and write them where `init` of params.yaml finds them."""
+    from sic import params, ship
+
+    study = params.load()
+    names = arguments.codec or ship.items(study)
+    print(f"{len(names)} codecs shipped; {ship.ship(names, study)} describes them")
+
+
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=Path, required=True, help="checkpoint of the base (.safetensors)"
@@ -211,6 +231,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_import_weights,
     add_segment,
     add_train,
+    add_ship,
 )
 
 

@@ -103,6 +103,7 @@ def finish(job: Job, history: pd.DataFrame) -> None:
     of the run are not needed any more and go."""
     run, folder = job.run, ARTIFACTS / job.run.name
     origin = dict(run.about) | {"init": job.start, "steps": run.steps, "seed": run.seed}
+    origin |= {"photos": len(run.photos), "train": run.settings.model_dump()}
     weights.save(folder / "codec.safetensors", job.codec, origin)
     write_text(folder / "history.csv", history.to_csv(index=False, float_format="%.6g"))
     train.forget(run.name)

@@ -1,0 +1,87 @@
+"""Shipped weights: what rounding keeps, what is refused, and that the committed set is whole."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small import SIZES
+
+from sic import params, ship, weights
+from sic.errors import SicError
+from sic.scalable import AdditionalCodec
+from sic.tcm import TCM
+
+ROOT = Path(__file__).parents[1]
+STUDY = params.load(ROOT / "params.yaml")
+LIMIT = 40e6  # bytes of the whole set: what a clone of the repository should cost
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """A base and an additional codec on its float16 form, as training leaves them."""
+    torch.manual_seed(0)
+    base, folder = TCM(**SIZES), tmp_path / "artifacts"
+    leave(folder / "sa_icm", base, {"stage": "sa_icm"})
+    ship.round_to_half(base)
+    about = {"stage": "fusion", "m": 5, "base": weights.fingerprint(base)}
+    leave(folder / fusion(), AdditionalCodec(5, **SIZES), about)
+    return folder
+
+
+def fusion() -> str:
+    return next(name for name in ship.items(STUDY) if name.startswith("fusion/m5"))
+
+
+def leave(folder: Path, codec: TCM, about: dict[str, object]) -> None:
+    settings = STUDY.train.model_dump()
+    origin = {"lmbda": 0.01, "steps": 3, "init": "scratch", "seed": 0, "photos": 8}
+    weights.save(folder / "codec.safetensors", codec, {**origin, "train": settings, **about})
+    rows = [(0, "validation", 9.0, 2.0, 20.0), (3, "validation", 1.5, 0.25, 27.125)]
+    history = pd.DataFrame(rows, columns=["step", "split", "loss", "bpp", "psnr"])
+    history.to_csv(folder / "history.csv", index=False)
+
+
+def test_shipped_weights_are_the_nearest_that_float16_holds(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    ship.ship(["sa_icm"], STUDY, artifacts, tmp_path / "weights")
+    trained = weights.load(artifacts / "sa_icm/codec.safetensors")
+    shipped = weights.load(tmp_path / "weights/sa_icm.safetensors")
+    for (name, a), (_, b) in zip(
+        trained.named_parameters(), shipped.named_parameters(), strict=True
+    ):
+        np.testing.assert_array_equal(
+            a.detach().numpy().astype(np.float16), b.detach().numpy(), name
+        )
+    before, after = (
+        path.stat().st_size
+        for path in (
+            artifacts / "sa_icm/codec.safetensors",
+            tmp_path / "weights/sa_icm.safetensors",
+        )
+    )
+    assert after < 0.6 * before
+
+
+def test_cards_tell_what_each_file_is(artifacts: Path, tmp_path: Path) -> None:
+    cards = ship.ship(["sa_icm", fusion()], STUDY, artifacts, tmp_path / "weights").read_text()
+    rows = [line for line in cards.splitlines() if "safetensors" in line]
+    assert [row.split("`")[1] for row in rows] == ["sa_icm.safetensors", f"{fusion()}.safetensors"]
+    assert all("| 0.250 | 27.12 |" in row for row in rows)
+    codec = weights.load(tmp_path / "weights/sa_icm.safetensors")
+    assert weights.fingerprint(codec)[:16] in rows[0]
+
+
+def test_a_codec_on_another_base_is_refused(artifacts: Path, tmp_path: Path) -> None:
+    other = TCM(**SIZES)
+    weights.save(tmp_path / "weights/sa_icm.safetensors", other, {})
+    with pytest.raises(SicError, match=r"was trained on another base than .*ship the base first"):
+        ship.ship([fusion()], STUDY, artifacts, tmp_path / "weights")
+    assert not (tmp_path / "weights" / f"{fusion()}.safetensors").exists()
+
+
+def test_a_name_that_is_no_codec_is_refused_with_those_there_are(artifacts: Path) -> None:
+    with pytest.raises(SicError, match=r"no codec lic/q9 in params.yaml: there are sa_icm, lic/"):
+        ship.ship(["lic/q9"], STUDY, artifacts)
