@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,10 @@ PUBLISHED_VTM_KODAK = (
     (1.431, 40.42),
 )
 _KODAK = {f"kodim{number:02d}" for number in range(1, 25)}
+
+# Made once, on import: Python 3.11's parser fails at random where two threads call it at a time,
+# and pictures are coded on threads.
+_CODE = work.fingerprint(None, [classical, ffmpeg, planes, vtm])
 
 
 @dataclass(frozen=True)
@@ -137,10 +140,9 @@ def code(anchor: Anchor, setting: float, image: Pixels, folder: Path = CACHE) ->
     return Coded(stream, x_hat, encode_seconds, time.perf_counter() - start)
 
 
-@cache
 def recipe(setup: Setup) -> str:
     """Fingerprint of what a stream depends on besides picture and setting."""
-    return work.fingerprint(asdict(setup), [classical, ffmpeg, planes, vtm])
+    return work.fingerprint([asdict(setup), _CODE], [])
 
 
 def digest(*pictures: Pixels) -> str:

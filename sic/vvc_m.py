@@ -37,6 +37,7 @@ CHROMA: planes.Chroma = "4:2:0"
 
 _REMEDY = "set evaluate.vvc_m.qp to [] to leave VVC+M out"
 _DELIMITER = 20  # type of the unit that begins a picture (ITU-T H.266, table 5)
+_CODE = work.fingerprint(None, [ffmpeg, planes])  # on import, as in sic.anchors
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CA
     Raises:
         SicError: if the codec fails, or did not have x̂_t as its reference.
     """
-    recipe = work.fingerprint([asdict(codec.setup), codec.options(qp)], [ffmpeg, planes])
+    recipe = work.fingerprint([asdict(codec.setup), codec.options(qp), _CODE], [])
     stream, encode_seconds = kept(
         folder / digest(image, x_hat_t) / recipe, lambda: codec.encode(image, x_hat_t, qp)
     )
