@@ -1,4 +1,4 @@
-"""The command line: ``python -m sic encode | decode | info | import-weights | segment | train``.
+"""The command line: ``python -m sic encode | decode | info | segment | edges | train | …``.
 
 A command is a function that adds its arguments and one that runs it; heavy modules are imported
 inside the latter.  Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 stopped.
@@ -152,6 +152,24 @@ def run_segment(_: argparse.Namespace) -> None:
         print(f"{header['records']:,} segments of {header['images']:,} images in data/segments")
 
 
+def add_edges(commands: Commands) -> None:
+    """`edges`, or `torchrun --nproc-per-node 8 -m sic edges`."""
+    parser = commands.add_parser(
+        "edges",
+        help="edge masks of data/segments, for the edges stage; torchrun or srun may start many",
+    )
+    parser.set_defaults(run=run_edges)
+
+
+def run_edges(_: argparse.Namespace) -> None:
+    """Draw as the stage would; it then finds the masks and takes them up.  See docs/masks.md."""
+    from sic import edges, params
+
+    folder = edges.draw(params.load())
+    if folder is not None:  # None in a process that only helped
+        print(f"the masks are drawn in {folder}; `dvc repro` takes them up")
+
+
 def add_train(commands: Commands) -> None:
     """`train fusion m=5 quality=q2`, or `torchrun --nproc-per-node 8 -m sic train …`."""
     parser = commands.add_parser(
@@ -230,6 +248,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_info,
     add_import_weights,
     add_segment,
+    add_edges,
     add_train,
     add_ship,
 )

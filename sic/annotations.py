@@ -41,7 +41,13 @@ class Annotations:
         try:
             content = json.loads(path.read_text())
             for image in content["images"]:
-                self.images[image["file_name"]] = (path, image)
+                name = image["file_name"]
+                if name in self.images:
+                    raise SicError(
+                        f"{path} lists the image {name}, as {self.images[name][0]} does; "
+                        "name each by its path below data.root"
+                    )
+                self.images[name] = (path, image)
             for annotation in content["annotations"]:
                 if ("segments_info" in annotation) != (self.outlines == "panoptic"):
                     kind = "panoptic" if self.outlines == "instances" else "instances"

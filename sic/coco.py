@@ -86,14 +86,25 @@ def provide(
             continue
         file = local / archive.file if local else None
         if file and file.is_file():
-            if sha256(file) != archive.sha256:
-                raise SicError(f"{file} is not COCO's {archive.file} (other SHA-256); replace it")
+            _check(file, archive)
         else:
             address = f"{(url or ADDRESS).rstrip('/')}/{archive.path}"
             file = fetch(address, folder / archive.file, archive.sha256)
-        with FileLock(f"{target}.lock"):
-            if not target.is_dir():
-                unpack(file, target)
+        try:
+            with FileLock(f"{target}.lock"):
+                if not target.is_dir():
+                    unpack(file, target)
+        except OSError as error:
+            raise cannot_write(target, error) from error
+
+
+def _check(file: Path, archive: Archive) -> None:
+    try:
+        found = sha256(file)
+    except OSError as error:
+        raise SicError(f"cannot read {file}: {error.strerror}; see data.root") from None
+    if found != archive.sha256:
+        raise SicError(f"{file} is not COCO's {archive.file} (other SHA-256); replace it")
 
 
 def unpack(file: Path, folder: Path) -> None:

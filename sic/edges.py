@@ -30,13 +30,38 @@ Mask = NDArray[np.bool_]
 def run(params: Params, root: Path = splits.DATA, work: Path = WORK) -> dict[str, float] | None:
     """The `edges` stage: draw m_x of every picture in ``root/segments`` as ``root/edges/NAME.png``.
 
-    A stopped run goes on where it was; several processes share the shards (:mod:`sic.work`).
-
     Returns:
         The edge density (share of pixels in m_x) by name; None in a process that only helped.
 
     Raises:
         SicError: no segments, damaged segments, no space.
+    """
+    folder = draw(params, root, work)
+    if folder is None:
+        return None
+    density: dict[str, float] = {}
+    for shard in records.describe(root / "segments")["shards"]:
+        density |= json.loads((folder / f"{shard['file']}.json").read_text())
+    with replacing_folder(root / "edges") as temporary:
+        for name in density:
+            target = temporary / f"{name}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / f"{name}.png", target)
+    shutil.rmtree(folder, ignore_errors=True)
+    return density
+
+
+def draw(params: Params, root: Path = splits.DATA, work: Path = WORK) -> Path | None:
+    """Draw the masks into ``work/edges-…/``, where :func:`run` finds them.
+
+    A stopped run goes on where it was; several processes share the shards (:mod:`sic.work`).
+
+    Returns:
+        The folder, with NAME.png of every picture and the densities of every shard; None in a
+        process that only helped.
+
+    Raises:
+        SicError: as :func:`run`.
     """
     source = root / "segments"
     shards = {shard["file"]: shard for shard in records.describe(source)["shards"]}
@@ -57,18 +82,7 @@ def run(params: Params, root: Path = splits.DATA, work: Path = WORK) -> dict[str
 
     results = {name: folder / f"{name}.json" for name in shards}
     sizes = {name: shard["images"] for name, shard in shards.items()}
-    if not complete(results, make, Worker.from_environment(), "image", sizes):
-        return None
-    density: dict[str, float] = {}
-    for path in results.values():
-        density |= json.loads(path.read_text())
-    with replacing_folder(root / "edges") as temporary:
-        for name in density:
-            target = temporary / f"{name}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / f"{name}.png", target)
-    shutil.rmtree(folder, ignore_errors=True)
-    return density
+    return folder if complete(results, make, Worker.from_environment(), "image", sizes) else None
 
 
 def mask(found: Sequence[Record], height: int, width: int, settings: Edges) -> Mask:

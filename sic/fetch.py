@@ -1,6 +1,7 @@
 """Downloads that survive a broken connection and are what they claim to be."""
 
 import http.client
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -68,6 +69,7 @@ def _gather(url: str, part: Path, pause: float) -> None:
             http.client.HTTPException,
             ConnectionError,
             TimeoutError,
+            ssl.SSLError,
         ) as e:
             problem = getattr(e, "reason", e)
         there = part.stat().st_size if part.exists() else 0

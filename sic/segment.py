@@ -100,4 +100,9 @@ def _segmenter(
         generate = sam.segmenter(settings, checkpoint, worker)
         return lambda _, pixels: generate(pixels)
 
-    return origin, [sam], anything
+    code = [sam]
+    if settings.segmenter == "mobile_sam":
+        from sic import mobile_sam
+
+        code.append(mobile_sam)
+    return origin, code, anything

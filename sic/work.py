@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +20,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from sic.errors import SicError
-from sic.files import write_bytes
+from sic.files import cannot_write, write_bytes
 
 WORK = Path("checkpoints")
 _POLL = 0.5  # seconds
@@ -106,15 +105,23 @@ def _claim_and_make(path: Path, name: str, make: Callable[[str], bytes]) -> bool
     """Whether the result is there now; false if another process is making it."""
     if path.exists():
         return True
-    path.parent.mkdir(parents=True, exist_ok=True)
     claim = path.with_name(f"{path.name}.lock")
-    with suppress(Timeout), FileLock(claim, timeout=0):
+    lock = FileLock(claim, timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        return path.exists()
+    except OSError as error:
+        raise cannot_write(claim, error) from error
+    try:
         if not path.exists():
             write_bytes(path, make(name))
         # Safe: whoever still opens this claim finds the result when it gets the lock.
         claim.unlink(missing_ok=True)
-        return True
-    return path.exists()
+    finally:
+        lock.release()
+    return True
 
 
 def fingerprint(content: Any, code: Iterable[ModuleType]) -> str:

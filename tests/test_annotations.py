@@ -68,6 +68,13 @@ def test_pictures_are_found_by_path_or_name(tmp_path: Path) -> None:
         people.segments("a.png", 41, 60)
 
 
+def test_a_picture_listed_twice_is_refused(tmp_path: Path) -> None:
+    """Which of them is meant no one can tell: pictures of two folders may share a name."""
+    one, other = (instances(tmp_path / f"{name}.json") for name in "ij")
+    with pytest.raises(SicError, match=r"j\.json lists the image a\.png, as .*i\.json does"):
+        Annotations([one, other], "instances")
+
+
 def test_a_picture_without_objects_has_no_segments(tmp_path: Path) -> None:
     assert (
         Annotations([instances(tmp_path / "i.json")], "instances").segments("a.png", 40, 60) == []

@@ -98,6 +98,23 @@ def test_an_archive_with_other_bytes_is_refused(tmp_path: Path) -> None:
         coco.provide(["val2017"], tmp_path / "coco", tmp_path)
 
 
+@pytest.mark.usefixtures("small")
+def test_archives_that_cannot_be_read_or_unpacked_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "val2017.zip").write_bytes(VAL)
+    (tmp_path / "full").write_bytes(b"")  # a file where the folder should be
+    with pytest.raises(SicError, match=r"cannot write .*full/val2017: .*permissions"):
+        coco.provide(["val2017"], tmp_path / "full", tmp_path)
+
+    def secret(_: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(coco, "sha256", secret)
+    with pytest.raises(SicError, match=r"cannot read .*val2017\.zip: Permission denied"):
+        coco.provide(["val2017"], tmp_path / "coco", tmp_path)
+
+
 def test_unpacking_goes_on_where_it_was(tmp_path: Path) -> None:
     file = tmp_path / "val2017.zip"
     file.write_bytes(VAL)

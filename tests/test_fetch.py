@@ -1,4 +1,5 @@
 import hashlib
+import ssl
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,23 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
         site.refusals = [503, 429, 500]
         fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM, pause=0)
         assert len(site.asked) == 4
+
+
+def test_a_broken_secure_connection_is_taken_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, broken = module._append, [1, 1]
+
+    def breaking(url: str, part: Path) -> None:
+        if broken:
+            broken.pop()
+            raise ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
+        append(url, part)
+
+    monkeypatch.setattr(module, "_append", breaking)
+    with serving({"/f.zip": CONTENT}) as site:
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM, pause=0)
+    assert (tmp_path / "f.zip").read_bytes() == CONTENT
 
 
 def test_errors_are_one_line_with_the_address(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line: exit codes, one line an error, nothing half-written."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from skimage import data
 from test_bitstream import additional, base
 from test_segment import written_study
 
-from sic import images, segment, stages, weights
+from sic import edges, images, segment, stages, weights
 from sic.__main__ import main
 from sic.bitstream import ScalableCodec
 
@@ -90,6 +91,33 @@ def test_segment(tmp_path, capsys, monkeypatch):
     shutil.rmtree(tmp_path / "checkpoints")
     assert run("segment") == 1
     assert "00.png is not an image that can be read" in capsys.readouterr().err
+
+
+def test_edges_leaves_the_masks_for_the_stage(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = written_study(tmp_path, 3)
+    assert run("edges") == 1
+    assert "run the segment stage first" in capsys.readouterr().err
+    assert run("segment") == run("edges") == 0
+    assert "`dvc repro` takes them up" in capsys.readouterr().out
+
+    def drawn_already(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(edges, "mask", drawn_already)
+    assert len(edges.run(study)) == len(list(Path("data/edges").iterdir())) == 3
+
+
+def test_the_docs_name_commands_that_there_are(capsys):
+    root = Path(__file__).parents[1]
+    named = set()
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        named |= set(re.findall(r"-m sic([ .][\w-]+)", page.read_text()))
+    assert {" encode", " segment", " edges", " train"} <= named
+    for words in named:
+        assert words[0] == " ", f"python -m sic{words} is no command"
+        assert run(f"{words} --help") == 0, words
+    capsys.readouterr()
 
 
 def test_train_leaves_a_finished_run_for_the_stage(tmp_path, capsys, monkeypatch):

@@ -11,6 +11,7 @@ once more, which gathers the loaded ones.)  timm's gathers them at the first for
 So ours gives the reference when it is put into eval mode, run once, filled and run again.
 """
 
+import json
 import re
 import zlib
 from pathlib import Path
@@ -91,6 +92,15 @@ def test_the_published_names_and_shapes(published: dict[str, torch.Tensor]) -> N
     assert {key: shape for key, shape, _ in lines} == {
         key: str(tuple(value.shape)) for key, value in published.items()
     }
+
+
+def test_the_reference_is_the_one_at_hand() -> None:
+    path = SHARED / "mobile_sam_encoder.json"
+    if not path.exists():
+        pytest.skip("the reference embedding is not at hand")
+    at = {",".join(map(str, place)): value for place, value in AT.items()}
+    reference = {"shape": list(SHAPE), "mean": MEAN, "std": STD, "abssum": ABSSUM, "at": at}
+    assert json.loads(path.read_text()) == reference
 
 
 def worst(y: torch.Tensor) -> float:

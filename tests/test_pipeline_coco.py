@@ -80,7 +80,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, mirror: Site) -> Study:
 
     study.edit(on_coco)
     study.commit()
-    study.dvc("repro", "report")
+    study.dvc("repro")
     study.commit()
     return study
 
@@ -125,7 +125,7 @@ def test_the_report_tells_whose_outlines_they_are(study: Study) -> None:
 
 
 def test_nothing_is_left_to_do(study: Study) -> None:
-    assert "Running stage" not in study.dvc("repro", "report")
+    assert "Running stage" not in study.dvc("repro")
     assert study.git("status", "--porcelain") == ""
 
 
@@ -134,7 +134,7 @@ def test_a_clone_with_the_cache_at_hand_needs_no_pictures(study: Study, tmp_path
     clone.folder = tmp_path / "clone"
     study.git("clone", "-q", str(study.folder), str(clone.folder))
     clone.dvc("cache", "dir", "--local", str(study.folder / ".dvc/cache"))
-    assert "Running stage" not in clone.dvc("repro", "report")
+    assert "Running stage" not in clone.dvc("repro")
     assert not (clone.folder / "data/coco").exists()
 
 
@@ -173,4 +173,4 @@ def test_weights_that_are_missing_end_in_one_line(restored: Study) -> None:
     with pytest.raises(AssertionError, match=rf"sic: .*sam_vit_h needs its weights: get {url}"):
         restored.dvc("repro", "segment")
     restored.git("checkout", "-q", ".")
-    assert "Running stage" not in restored.dvc("repro", "report"), "the old segments come back"
+    assert "Running stage" not in restored.dvc("repro"), "the old segments come back"

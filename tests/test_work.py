@@ -113,6 +113,13 @@ def test_an_error_stops_and_what_is_done_stays(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "c"}
 
 
+def test_a_folder_that_takes_no_claim_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "full").write_bytes(b"")  # a file where the folder should be
+    results = {"a": tmp_path / "full" / "a"}
+    with pytest.raises(SicError, match=r"cannot write .*full/a\.lock: .*permissions"):
+        complete(results, lambda _: b"", Worker(), "piece")
+
+
 @pytest.mark.parametrize(
     ("environment", "worker"),
     [
