@@ -5,6 +5,7 @@
     python3 study.py test [...]      check and test the code; further words go to pytest
     python3 study.py lab [...]       open JupyterLab
     python3 study.py profile NAME    put the numbers of profiles/NAME.yaml into params.yaml
+    python3 study.py bundle [FILE]   pack report, numbers and notebooks into one zip
     python3 study.py WORDS           anything else goes to DVC: status, repro -s edges, exp run, ...
 
 Each first makes or refreshes `.venv` from requirements.lock, when that changed.  Needs Python
@@ -58,9 +59,11 @@ def main() -> None:
     if words[:1] == ["profile"]:
         become("python", "-m", "sic.profile", *words[1:])
     settle_git()
+    if words[:1] == ["bundle"]:
+        become("python", "-m", "sic.bundle", *words[1:])
     if words:
         become("dvc", *words)
-    status = run("dvc", "repro")
+    status = run("dvc", "repro") or run("python", "-m", "sic.provenance")
     if status == 0 and REPORT.is_file():
         say(f"the report is {REPORT.relative_to(ROOT)}")
     sys.exit(status)

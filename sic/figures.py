@@ -1,6 +1,7 @@
 """The paper's figures and tables, drawn from the study's own numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axes = figure.subplots()
     fusion = means[means.codec == "fusion"]
-    for marker, colour, (m, rows) in zip("osD^v", PALETTE, fusion.groupby("m"), strict=False):
+    looks = zip(cycle("osD^v"), cycle(PALETTE))
+    for (marker, colour), (m, rows) in zip(looks, fusion.groupby("m"), strict=False):
         rows = rows.sort_values("bpp_additional")
         axes.plot(rows.bpp_additional, rows.psnr, marker=marker, color=colour, label=f"m = {m}")
     axes.set(xlabel="additional bits per pixel", ylabel="PSNR of x̂ (dB)")

@@ -16,6 +16,7 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 from matplotlib.colors import to_hex
 
+from sic.bd import LAYERED
 from sic.looks import LOOKS, NAMES
 
 _STATIC = Path(__file__).with_name("static")
@@ -26,7 +27,6 @@ RATES = {
     "all": "base + additional bits per pixel",
     "additional": "additional bits per pixel (all bits for codecs of one layer)",
 }
-_LAYERED = ("fusion", "difference", "VVC+M")
 #: Matplotlib's markers: Bokeh's name, and a character that shows it in the list of curves.
 _MARKERS = {
     "o": ("circle", "●"),
@@ -37,6 +37,9 @@ _MARKERS = {
     "*": ("star", "★"),
     "x": ("x", "×"),
     "+": ("cross", "+"),
+    "h": ("hex", "⬢"),
+    "P": ("plus", "✚"),
+    "1": ("y", "Y"),
 }
 _DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
 _HOVER = [
@@ -90,7 +93,7 @@ def _curves(rows: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
             continue
         points = points.sort_values("bpp")
         name = NAMES.get(codec, codec) + (f", m = {m}" if pd.notna(m) else "")
-        additional = points.bpp_additional if codec in _LAYERED else points.bpp
+        additional = points.bpp_additional if codec in LAYERED else points.bpp
         found[name] = {
             "codec": [name] * len(points),
             "look": [codec] * len(points),

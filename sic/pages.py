@@ -20,7 +20,7 @@ def names(study: Params) -> list[str]:
         *(f"lic/{q}" for q in study.lic.quality),
         *(f"fusion/m{m}-{q}" for m, q in study.fusion.items),
         *(f"difference/{q}" for q in study.difference.quality),
-        *("evaluate", "stream", "pictures"),
+        *("evaluate", "detect", "stream", "pictures"),
     ]
 
 

@@ -7,10 +7,11 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.patches import Rectangle
 from skimage import data
 from small import SIZES, WIDTHS
 
-from sic import complexity, figures, findings
+from sic import complexity, figures, findings, schematic
 from sic.curves import curves
 from sic.scalable import AdditionalCodec
 from sic.tcm import TCM
@@ -26,6 +27,7 @@ def row(codec: str, bpp: tuple[float, float], psnr: float, **more: Any) -> dict[
         "bpp": base + additional,
         "psnr": psnr,
         "psnr_machine": np.nan,
+        "preset": np.nan,
         **more,
     }
 
@@ -69,6 +71,60 @@ def test_fig_7_has_a_curve_for_each_m(means: pd.DataFrame) -> None:
     (axes,) = figures.quality_by_m(means, "").axes
     np.testing.assert_allclose(line(axes, "m = 3")[:, 1], [29.8, 32.8, 35.8])
     np.testing.assert_allclose(line(axes, "m = 5")[:, 1], [30, 33, 36])
+
+
+def without(means: pd.DataFrame, m: int, *lmbdas: float) -> pd.DataFrame:
+    """The means where an m was trained at some λ only."""
+    return means[~((means.m == m) & means.lmbda.isin(lmbdas)).fillna(False)]
+
+
+def test_an_m_that_was_trained_at_one_rate_point_is_one_point(means: pd.DataFrame) -> None:
+    few = without(means, 3, 0.005, 0.02)
+    (axes,) = figures.quality_by_m(few, "").axes
+    np.testing.assert_allclose(line(axes, "m = 3"), [[0.2, 32.8]])
+    assert len(line(axes, "m = 5")) == 3
+    table = figures.table_2(few)
+    assert table.loc[0.01, ("ours", "m = 3")] == pytest.approx(32.8)
+    assert np.isnan(table.loc[0.02, ("ours", "m = 3")])
+    assert table.loc[0.02, ("ours", "m = 5")] == 36
+
+
+def test_classical_codecs_are_named_with_their_set_up(means: pd.DataFrame) -> None:
+    setup = {"version": "x265 4.1 (gcc)", "preset": "veryslow", "chroma": "4:4:4", "bit_depth": 10}
+    hevc = pd.DataFrame([row("HEVC", (rate, 0), 30, **setup) for rate in (0.1, 0.3)])
+    left, _ = figures.rate_distortion(pd.concat([means, hevc]), 5, "").axes
+    assert len(line(left, "HEVC (x265 4.1, veryslow, 4:4:4 10 bit)")) == 2
+
+
+def test_the_published_series_is_drawn_as_such_and_only_when_given(means: pd.DataFrame) -> None:
+    drawn = figures.rate_distortion(means, 5, "", [(0.1, 28.0), (0.3, 31.0)])
+    for axes in drawn.axes:
+        np.testing.assert_allclose(line(axes, figures.PUBLISHED), [[0.1, 28], [0.3, 31]])
+    (legend,) = drawn.legends
+    assert figures.PUBLISHED in [text.get_text() for text in legend.get_texts()]
+    plain = figures.rate_distortion(means, 5, "").axes[0]
+    assert figures.PUBLISHED not in [curve.get_label() for curve in plain.get_lines()]
+
+
+def test_table_1_has_the_papers_numbers_at_the_papers_size() -> None:
+    table = figures.table_1(8, 40, 5, WIDTHS)
+    at_its_size = table["N = 128, M = 320"]
+    np.testing.assert_allclose(at_its_size["our code"], at_its_size["paper"], atol=0.05)
+    (own,) = (table[name] for name in table if name[1] == "this study")
+    assert own[5] == sum(p.numel() for p in AdditionalCodec(5, **SIZES).parameters()) / 1e6
+
+
+def test_fig_3_fills_the_slices_that_are_sent() -> None:
+    structure = schematic.Structure(5, 2, 64, (76.6, 51.7), (0.2, 0.3), (25.0, 31.0), "coffee")
+    (axes,) = schematic.draw(structure).axes
+    texts = [text.get_text() for text in axes.texts]
+    assert "ŷ: 5 × 64 channels" in texts
+    assert "ŷa: 2 × 64 channels" in texts
+    assert "g_human → x̂\nfor people\n31.00 dB" in texts
+    bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert len(bars) == 10
+    white = [bar for bar in bars if bar.get_facecolor()[:3] == (1, 1, 1)]
+    assert len(white) == 3, "the additional codec leaves three slices out"
 
 
 def test_table_2_shows_ours_beside_the_papers(means: pd.DataFrame) -> None:

@@ -30,7 +30,7 @@ ORDER = """
     entropy latent container bitstream
     planes metrics ffmpeg vtm classical anchors vvc_m curves bd cost evaluate
     detectors coco_eval detect looks accuracy findings figures schematic
-    pages browser interactive provenance
+    pages browser interactive provenance bundle
     execute stream_files __main__
 """.split()  # noqa: SIM905 - a table, not a column
 

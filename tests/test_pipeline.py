@@ -120,7 +120,16 @@ SMALL = {
         "sa_icm": {"lmbda": 0.05}, "lic": {"quality": ["q1", "q2"]},
         "fusion": {"quality": ["q1"], "m": [2]}, "difference": {"quality": ["q1"]},
     },
+    "anchors": {
+        "vvc": {"preset": "faster", "qp": [37, 47]}, "vvc_m": {"qp": [32]},
+        "hevc": {"preset": "fast", "qp": [37]}, "avif": {"quality": [15]},
+        "jpeg_xl": {"distance": [8.0]},
+    },
 }  # fmt: skip
+
+
+#: Stages that show λ beside what they measure or draw.
+NAMES_POINTS = {"evaluate", "detect", "stream", "pictures", "report"}
 
 
 class Study:
@@ -152,6 +161,8 @@ class Study:
         for stage, values in SMALL["stages"].items():
             content[stage].update(values, steps=2, init="data/weights/scratch", train=True)
         content["evaluate"].update(jpeg=[10, 50], webp=[10, 50])
+        for codec, values in SMALL["anchors"].items():
+            content["evaluate"][codec].update(values)
 
     def edit(self, change: Any) -> None:
         file = self.folder / "params.yaml"
@@ -169,6 +180,9 @@ class Study:
 
     def dvc(self, *words: str) -> str:
         return self._run(sys.executable, "-m", "dvc", *words)
+
+    def python(self, *words: str) -> str:
+        return self._run(sys.executable, *words)
 
     def _run(self, *command: str) -> str:
         environment = {
@@ -207,8 +221,10 @@ def test_the_run_ends_with_the_report(study: Study) -> None:
     assert "Findings" in report
     for link in set(re.findall(r'href="([\w/-]+/index\.html)"', report)):
         assert (study.folder / "reports" / link).exists(), link
-    for name in ("fig2", "fig5", "fig6", "fig7"):
+    for name in ("fig2", "fig3", "fig5", "fig6", "fig7"):
         assert (study.folder / f"reports/figures/{name}.png").stat().st_size > 5000
+        assert f'href="figures/{name}.svg"' in report
+        assert (study.folder / f"reports/figures/{name}.svg").exists()
     notebooks = list(study.folder.glob("reports/**/notebook.ipynb"))
     assert len(notebooks) == len(STAGES) - 1 + 1, "one a stage, two of lic"
     for path in notebooks:
@@ -254,8 +270,45 @@ def test_alpha_reruns_the_edges_and_never_the_segments(restored: Study) -> None:
 
 def test_one_lambda_retrains_that_point_alone(restored: Study) -> None:
     restored.edit(lambda content: content["quality"]["q2"].update(lmbda=0.02))
-    # One codec trains; the other three name rate points in their tables.
-    assert restored.changed() == {"lic@q2", "evaluate", "stream", "report"}
+    # One codec trains; the others name rate points in their tables.
+    assert restored.changed() == {"lic@q2", *NAMES_POINTS}
+
+
+def test_metrics_diff_shows_what_a_changed_lambda_moved(restored: Study) -> None:
+    restored.edit(lambda content: content["quality"]["q2"].update(lmbda=0.03))
+    restored.dvc("repro", "evaluate")
+    moved = json.loads(restored.dvc("metrics", "diff", "--json"))["diff"]["results/metrics.json"]
+    assert moved
+    assert {tuple(key.split(".")[:2]) for key in moved} == {("LIC", "q2")}
+
+
+def test_a_reviewer_pulls_every_result_and_has_nothing_to_run(study: Study, tmp_path: Path) -> None:
+    study.dvc("remote", "add", "--local", "--force", "shelf", str(tmp_path / "shelf"))
+    study.dvc("push", "--remote", "shelf")
+    reviewer = object.__new__(Study)
+    reviewer.folder = tmp_path / "reviewer"
+    study.git("clone", "-q", str(study.folder), str(reviewer.folder))
+    reviewer.dvc("remote", "add", "--local", "shelf", str(tmp_path / "shelf"))
+    reviewer.dvc("pull", "--remote", "shelf")
+    assert reviewer.changed() == set()
+    for page in ("index.html", "pictures/index.html", "lic/q1/notebook.ipynb"):
+        assert (reviewer.folder / "reports" / page).read_bytes() == (
+            study.folder / "reports" / page
+        ).read_bytes()
+
+
+def test_the_bundle_opens_anywhere_and_is_refused_when_it_is_old(
+    restored: Study, tmp_path: Path
+) -> None:
+    restored.python("-m", "sic.bundle", str(tmp_path / "all.zip"))
+    shutil.unpack_archive(tmp_path / "all.zip", tmp_path)
+    report = (tmp_path / "all/reports/index.html").read_text()
+    for link in set(re.findall(r'(?:href|src)="([\w./-]+)"', report)):
+        assert (tmp_path / "all/reports" / link).exists(), link
+    restored.edit(lambda content: content["edges"].update(alpha=0.5))
+    with pytest.raises(AssertionError, match=r"edges, report would run anew"):
+        restored.python("-m", "sic.bundle", str(tmp_path / "old.zip"))
+    assert not (tmp_path / "old.zip").exists()
 
 
 def test_plotting_reruns_the_report_alone(restored: Study) -> None:

@@ -267,11 +267,12 @@ def ran(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, .
 @pytest.mark.parametrize(
     ("words", "program"),
     [
-        ("", "dvc repro"),
+        ("", "dvc repro; python -m sic.provenance"),
         ("status -c", "dvc status -c"),
         ("repro -s edges", "dvc repro -s edges"),
         ("lab --no-browser", "jupyter lab --no-browser"),
         ("profile gpu", "python -m sic.profile gpu"),
+        ("bundle mine.zip", "python -m sic.bundle mine.zip"),
     ],
 )
 def test_words_choose_the_program(
@@ -285,7 +286,7 @@ def test_words_choose_the_program(
     with pytest.raises(SystemExit) as caught:
         study.main()
     assert caught.value.code == 0
-    assert [" ".join(command) for command in ran] == [program]
+    assert "; ".join(" ".join(command) for command in ran) == program
 
 
 def test_the_end_says_where_the_report_is(

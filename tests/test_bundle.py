@@ -1,0 +1,129 @@
+"""The bundle and the page of provenance: whole, of one state, and clear about what is missing."""
+
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sic import bundle, pages, params, provenance
+from sic.errors import SicError
+
+ROOT = Path(__file__).parents[1]
+LOCK = """schema: '2.0'
+stages:
+  evaluate:
+    cmd: python -m sic.execute notebooks/50_evaluate.ipynb reports/evaluate
+    outs:
+    - {path: reports/evaluate, hash: md5, md5: 0123.dir, size: 2500000, nfiles: 2}
+    - {path: results/metrics.json, hash: md5, md5: 4567, size: 12}
+  lic@q1:
+    cmd: python -m sic.execute notebooks/41_lic.ipynb reports/lic/q1 quality=q1
+    outs:
+    - {path: results/of_an_older_study.csv, hash: md5, md5: 89ab, size: 12}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks as after a run of the committed params.yaml."""
+    for name in ("params.yaml", "requirements.lock", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    made = ["index.html", "notebook.ipynb", "figures/fig2.png"]
+    made += [f"{name}/index.html" for name in pages.names(params.load())]
+    for name in (*made, "lic/q9/index.html"):
+        (tmp_path / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "reports" / name).write_text(f"content of {name}")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/metrics.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bundle, "_changed", list)  # DVC's word; tests/test_pipeline.py has it say
+    return tmp_path
+
+
+def test_the_zip_has_the_report_and_what_it_was_made_from(study: Path) -> None:
+    size = bundle.bundle(Path("for_you.zip"))
+    assert size == Path("for_you.zip").stat().st_size
+    with zipfile.ZipFile("for_you.zip") as archive:
+        assert archive.testzip() is None
+        assert archive.read("for_you/reports/index.html") == b"content of index.html"
+        names = {name.removeprefix("for_you/") for name in archive.namelist()}
+    wanted = {"params.yaml", "requirements.lock", "dvc.yaml", "dvc.lock", "results/metrics.json"}
+    wanted |= {"notebooks/70_report.ipynb", "reports/notebook.ipynb", "reports/provenance.html"}
+    wanted |= {f"reports/{page}/index.html" for page in pages.names(params.load())}
+    assert wanted <= names
+    assert "reports/lic/q9/index.html" not in names, "params.yaml does not ask for this codec"
+
+
+def test_equal_files_give_an_equal_zip_and_a_failed_one_leaves_the_old(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle.bundle(Path("a/same.zip"))
+    bundle.bundle(Path("b/same.zip"))
+    before = Path("a/same.zip").read_bytes()
+    assert before == Path("b/same.zip").read_bytes()
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
+    with pytest.raises(SicError, match=r"cannot write a/same.zip: No space left.*free some space"):
+        bundle.bundle(Path("a/same.zip"))
+    assert [path.name for path in Path("a").iterdir()] == ["same.zip"]
+    assert Path("a/same.zip").read_bytes() == before
+
+
+def test_what_has_not_been_made_is_named(study: Path) -> None:
+    shutil.rmtree("reports/pictures")
+    with pytest.raises(SicError, match=r"no reports/pictures, which params.yaml asks for"):
+        bundle.bundle(Path("a.zip"))
+    Path("reports/index.html").unlink()
+    with pytest.raises(SicError, match=r"no report: reports/index.html.*run python3 study.py"):
+        bundle.bundle(Path("a.zip"))
+    assert not Path("a.zip").exists()
+
+
+def test_a_report_older_than_params_is_refused(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "_changed", lambda: ["lic@q2", "report"])
+    with pytest.raises(SicError, match=r"lic@q2, report would run anew.*run python3 study.py"):
+        bundle.bundle(Path("a.zip"))
+
+
+# ---- provenance ----
+
+
+def git(*words: str) -> None:
+    who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", *who, *words], check=True, capture_output=True)
+
+
+def test_the_page_names_commit_settings_and_products(study: Path) -> None:
+    git("init", "-q", "-b", "main")
+    git("add", "params.yaml")
+    git("commit", "-q", "-m", "state")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    provenance.write()
+    page = provenance.PAGE.read_text()
+    assert commit.strip() in page
+    assert "with changes since" in page, "most files here are not committed"
+    for part in ("lic@q1", "reports/evaluate", "0123.dir", "2.500", "torch "):
+        assert part in page
+    assert "multiplies 255²" in page, "params.yaml itself"
+    provenance.write()
+    assert provenance.PAGE.read_text() == page
+
+
+def test_a_download_without_git_has_a_page_too(study: Path) -> None:
+    provenance.write()
+    assert "no git history here" in provenance.PAGE.read_text()
+
+
+def test_before_the_first_run_there_is_nothing_to_tell(study: Path) -> None:
+    Path("dvc.lock").unlink()
+    with pytest.raises(SicError, match=r"no dvc.lock: nothing has run yet"):
+        provenance.write()

@@ -1,0 +1,127 @@
+"""The plot to touch: every codec's numbers inside of the page, and choices that swap them."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import chromium
+import numpy as np
+import pandas as pd
+import pytest
+
+from sic import interactive, pages
+from sic.looks import LOOKS
+
+PHOTOS = ("coffee", "</script>")
+
+
+def rows(photo: str, offset: float) -> Iterator[dict[str, Any]]:
+    """Made up: each codec at two rates, fusion with m = 3 at one."""
+    for codec in (*LOOKS, "mean colour"):
+        layered = codec in ("fusion", "difference", "VVC+M")
+        for point, rate in enumerate((0.1, 0.3)):
+            for m in (3, 5) if codec == "fusion" else (None,):
+                if m == 3 and point:
+                    continue
+                yield {
+                    "image": photo,
+                    "codec": codec,
+                    "m": m,
+                    "lmbda": 0.01 if codec in ("fusion", "LIC") else np.nan,
+                    "bpp": rate + 0.2 * layered,
+                    "bpp_additional": rate * layered,
+                    "psnr": 25 + 10 * rate + offset,
+                }
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    photos = [row for k, photo in enumerate(PHOTOS) for row in rows(photo, k)]
+    return pd.DataFrame(photos).astype({"m": "Int64"})
+
+
+@pytest.fixture
+def page(table: pd.DataFrame, tmp_path: Path) -> Path:
+    means = table[table.image == PHOTOS[0]].drop(columns="image")
+    body = interactive.rate_distortion(table, means, PHOTOS)
+    (tmp_path / "index.html").write_text(pages.page("Plot", f"<h1>Plot</h1>{body}"))
+    return tmp_path / "index.html"
+
+
+def test_every_codec_is_in_the_page_and_nothing_is_loaded(page: Path) -> None:
+    text = page.read_text()
+    assert len(re.findall("data-curve=", text)) == len(LOOKS) + 1, "fusion has two"
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
+    assert "mean colour" not in text
+
+
+@pytest.fixture
+def opened(page: Path, tmp_path: Path) -> Iterator[chromium.Browser]:
+    if not chromium.PROGRAM:
+        pytest.skip(chromium.MISSING)
+    with chromium.browser(tmp_path / "profile") as window:
+        window.open(page)
+        window.until("document.getElementById('plot').dataset.ready === 'yes'")
+        yield window
+        assert window.faults == []
+        assert window.requests == []
+
+
+def drawn(window: chromium.Browser, curve: str) -> Any:
+    source = f"Bokeh.documents[0].get_model_by_name({json.dumps(curve)})"
+    return window.value(f"Array.from({source}.data.rate)"), window.value(
+        f"Array.from({source}.data.psnr)"
+    )
+
+
+def choose(window: chromium.Browser, part: str, index: int) -> None:
+    choice = f"document.querySelector('[data-part={part}]')"
+    window.value(f"{choice}.selectedIndex = {index}")
+    window.value(f"{choice}.dispatchEvent(new Event('change'))")
+
+
+def test_choices_swap_rates_and_photos(opened: chromium.Browser) -> None:
+    fusion = "proposed (feature fusion), m = 5"
+    assert drawn(opened, fusion) == ([0.3, 0.5], [26, 28])
+    choose(opened, "rate", 1)
+    assert drawn(opened, fusion) == ([0.1, 0.3], [26, 28])
+    assert drawn(opened, "LIC for people") == ([0.1, 0.3], [26, 28]), "it has one layer"
+    choose(opened, "photo", 2)
+    assert drawn(opened, fusion) == ([0.1, 0.3], [27, 29])
+    assert drawn(opened, "proposed (feature fusion), m = 3") == ([0.1], [27])
+
+
+def test_a_curve_can_be_switched_off(opened: chromium.Browser) -> None:
+    marks = "Bokeh.documents[0].get_model_by_name('JPEG marks').visible"
+    assert opened.value(marks)
+    opened.value("document.querySelector('[data-curve=JPEG]').click()")
+    assert not opened.value(marks)
+
+
+def test_a_point_shows_its_numbers_under_the_pointer(opened: chromium.Browser) -> None:
+    find = """(() => {
+      const view = Bokeh.index.find_by_id(Bokeh.documents[0].roots()[0].id);
+      const box = view.el.getBoundingClientRect();
+      const frame = view.frame ?? view.frame_view;
+      return [box.left + frame.bbox.left + frame.x_scale.compute(0.5),
+              box.top + frame.bbox.top + frame.y_scale.compute(28)];
+    })()"""
+    x, y = opened.value(find)
+    opened.move(x - 30, y - 30)
+    opened.move(x, y)
+    shown = """(() => {
+      const deep = (node) => [node.textContent ?? "",
+        ...[...node.querySelectorAll("*")].map((n) => n.shadowRoot).filter(Boolean).map(deep)
+      ].join(" ");
+      return deep(document);
+    })()"""
+    opened.until(f"{shown}.includes('of them additional 0.300')")
+
+
+@pytest.mark.parametrize("width", [1366, 390])
+def test_the_plot_fits_its_window(opened: chromium.Browser, page: Path, width: int) -> None:
+    opened.open(page, width)
+    opened.until("document.getElementById('plot').dataset.ready === 'yes'")
+    assert opened.value("document.documentElement.scrollWidth") <= width
