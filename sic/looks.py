@@ -17,7 +17,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "VVC": {"color": "black", "marker": "D"},
     "HEVC": {"color": PALETTE[5], "marker": "h"},
     "AVIF": {"color": PALETTE[9], "marker": "P"},
-    "JPEG XL": {"color": PALETTE[8], "marker": "1"},
+    "JPEG XL": {"color": "#4b2e83", "marker": "1"},
     "WebP": {"color": PALETTE[4], "marker": "+"},
     "JPEG": {"color": PALETTE[7], "marker": "x"},
 }

@@ -92,7 +92,8 @@ def test_an_m_that_was_trained_at_one_rate_point_is_one_point(means: pd.DataFram
 def test_classical_codecs_are_named_with_their_set_up(means: pd.DataFrame) -> None:
     setup = {"version": "x265 4.1 (gcc)", "preset": "veryslow", "chroma": "4:4:4", "bit_depth": 10}
     hevc = pd.DataFrame([row("HEVC", (rate, 0), 30, **setup) for rate in (0.1, 0.3)])
-    left, _ = figures.rate_distortion(pd.concat([means, hevc]), 5, "").axes
+    both = pd.concat([means, hevc]).astype({"bit_depth": "Int64"})
+    left, _ = figures.rate_distortion(both, 5, "").axes
     assert len(line(left, "HEVC (x265 4.1, veryslow, 4:4:4 10 bit)")) == 2
 
 
