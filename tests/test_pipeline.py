@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import chromium
 import nbformat
 import pytest
 from ruamel.yaml import YAML
@@ -230,6 +231,21 @@ def test_the_run_ends_with_the_report(study: Study) -> None:
     for path in notebooks:
         cells = nbformat.read(path, as_version=4).cells
         assert cells[-1].outputs, f"{path} ends with its finding"
+
+
+def test_every_page_opens_without_a_fault_or_the_network_and_fits_its_window(
+    study: Study, tmp_path: Path
+) -> None:
+    if not chromium.PROGRAM:
+        pytest.skip(chromium.MISSING)
+    study.python("-m", "sic.provenance")
+    with chromium.browser(tmp_path) as window:
+        for page in sorted((study.folder / "reports").rglob("*.html")):
+            for width in (1366, 390):
+                window.open(page, width)
+                assert window.faults == [], page
+                assert [a for a in window.requests if not a.startswith("file:")] == [], page
+                assert window.value("document.documentElement.scrollWidth") <= width, page
 
 
 def test_the_measurements_are_there_for_every_codec(study: Study) -> None:
