@@ -37,6 +37,7 @@ class Windows:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept serves training, too
 def windows(
     batch: int, height: int, width: int, window: int, shift: int, device: torch.device
 ) -> Windows:

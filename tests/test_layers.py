@@ -92,6 +92,15 @@ def test_the_order_of_windows_has_a_way_back():
     assert len(cut.order) == len(raster)
 
 
+def test_windows_first_met_in_inference_serve_training():
+    windows.cache_clear()
+    block = TransformerBlock(dim=8, head_dim=4, window=4, shifted=True)
+    x = torch.randn(64, 8)
+    with torch.inference_mode():
+        block(x, 1, 8, 8)
+    block(x, 1, 8, 8).sum().backward()
+
+
 # ---- the same gradients ----------------------------------------------------------------------
 
 BLOCKS = {
