@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sic import images, weights
+from sic import images, stripes, weights
 from sic.container import NOTHING, Kind, Layer, read_layer, read_layers, size_problem
 from sic.difference import DifferenceCodec
 from sic.errors import SicError, StreamError
@@ -218,7 +218,7 @@ class _LayerCodec:
         self.device, self.dtype = like.device, like.dtype
 
     def encode(self, x: Tensor, height: int, width: int, below: bytes) -> EncodedLayer:
-        y = self.codec.g_a(x.to(self.device, self.dtype))
+        y = stripes.analyse(self.codec.g_a, x.to(self.device, self.dtype))
         coded = self.latent_coder.encode(y, self.codec.h_a(y))
         layer = Layer(
             kind=self.kind,
@@ -265,8 +265,8 @@ class _LayerCodec:
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """g_s, back on the CPU."""
-        x_hat: Tensor = self.codec.g_s(y_hat.to(self.device, self.dtype))
-        return x_hat.cpu()
+        y_hat = y_hat.to(self.device, self.dtype)
+        return stripes.synthesise(self.codec.g_s, y_hat).cpu()
 
 
 def _check_fit(base: TCM, enhancement: AdditionalCodec | DifferenceCodec | None) -> None:

@@ -27,7 +27,7 @@ ORDER = """
     images splits coco data records annotations graph mobile_sam sam segment edges crops
     bounds convolutions attention layers density tcm scalable difference complexity loss weights
     objectives checkpoint schedule run train stages ship
-    entropy latent container bitstream
+    entropy latent stripes container bitstream
     planes metrics ffmpeg vtm classical anchors vvc_m curves bd cost evaluate
     detectors coco_eval detect looks accuracy findings figures schematic
     pages browser interactive provenance bundle
