@@ -9,13 +9,14 @@ Source: Bjøntegaard, VCEG-M33 (2001); Herglotz et al., Beyond Bjøntegaard (202
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import bjontegaard
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.interpolate import Akima1DInterpolator
 
 Points = NDArray[np.float64]
 
@@ -106,6 +107,22 @@ def delta(tested: Curve, other: Curve, of: str, resamplings: int, seed: int = 0)
     return Delta(value, low, high, overlap, note)
 
 
+def margins(tested: Curve, other: Curve, samples: int = 101) -> tuple[Points, Points]:
+    """How much more rate the tested curve needs at each quality that both have.
+
+    Args:
+        tested, other: curves whose means rise, with a quality in common.
+        samples: qualities, evenly spaced.
+
+    Returns:
+        The qualities, and the percent at each; negative: the tested curve needs less.
+    """
+    a, b = (curve.mean(np.full(len(curve.rate), 1 / len(curve.rate))) for curve in (tested, other))
+    quality = np.linspace(max(a[1][0], b[1][0]), min(a[1][-1], b[1][-1]), samples)
+    logs = [Akima1DInterpolator(points, np.log(rate))(quality) for rate, points in (a, b)]
+    return quality, 100 * np.expm1(logs[0] - logs[1])
+
+
 def _delta(
     tested: tuple[Points, Points], other: tuple[Points, Points], of: str
 ) -> tuple[float, float, str]:
@@ -190,6 +207,29 @@ def comparisons(table: pd.DataFrame) -> Iterator[Comparison]:
                     yield Comparison(tested, other, "additional")
 
 
+def pair(
+    of: Mapping[str, pd.DataFrame], comparison: Comparison, quality: str = "psnr"
+) -> tuple[Curve, Curve]:
+    """The tested curve and the other, over the bits that count.
+
+    Args:
+        of: as :func:`curves` gives them.
+        comparison: names of two of them.
+        quality: column that counts as quality.
+    """
+    tested, other = (
+        Curve.of(
+            of[name],
+            "bpp_additional"
+            if comparison.bits == "additional" and name.startswith(LAYERED)
+            else "bpp",
+            quality,
+        )
+        for name in (comparison.tested, comparison.other)
+    )
+    return tested, other
+
+
 def compare(table: pd.DataFrame, resamplings: int, quality: str = "psnr") -> pd.DataFrame:
     """The study's comparisons.
 
@@ -204,20 +244,9 @@ def compare(table: pd.DataFrame, resamplings: int, quality: str = "psnr") -> pd.
     """
     of = curves(table)
     rows: list[Mapping[str, Any]] = []
-    for pair in comparisons(table):
-        rates = {
-            name: "bpp_additional"
-            if pair.bits == "additional" and name.startswith(LAYERED)
-            else "bpp"
-            for name in (pair.tested, pair.other)
-        }
-        tested, other = (Curve.of(of[name], rates[name], quality) for name in rates)
-        row: dict[str, Any] = {
-            "tested": pair.tested,
-            "other": pair.other,
-            "bits": pair.bits,
-            "images": len(tested.rate),
-        }
+    for comparison in comparisons(table):
+        tested, other = pair(of, comparison, quality)
+        row: dict[str, Any] = {**asdict(comparison), "images": len(tested.rate)}
         for name, kind in (("bd_rate", "rate"), ("bd_psnr", "quality")):
             found = delta(tested, other, kind, resamplings)
             row |= {
@@ -226,6 +255,27 @@ def compare(table: pd.DataFrame, resamplings: int, quality: str = "psnr") -> pd.
             }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def readable(compared: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`compare` for a reader: each number with its interval, or why it is none.
+
+    Returns:
+        `tested`, `other`, `bits`, `BD-rate (%)` and `BD-PSNR (dB)`, in words.
+    """
+    shown = compared[["tested", "other", "bits"]].replace("difference", "DC")
+    for name, title, digits in (("bd_rate", "BD-rate (%)", 1), ("bd_psnr", "BD-PSNR (dB)", 2)):
+        shown[title] = [
+            note or f"{value:+.{digits}f}{_interval(low, high, digits)}"
+            for value, low, high, note in zip(
+                *(compared[f"{name}{end}"] for end in ("", "_low", "_high", "_note")), strict=True
+            )
+        ]
+    return shown
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    return f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else ""
 
 
 def metrics(compared: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:

@@ -1,94 +1,227 @@
-"""What the numbers say, in sentences that the report opens with."""
+"""What the numbers say, in sentences that the report opens with; each falls as its numbers do."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
-#: A difference in PSNR below this is called equal: the spread of small training runs.
+from sic import bd, evaluate
+
+#: dB.  A difference below this is called none: what another seed of the same training gives.
 EQUAL_DB = 0.1
 
+#: The regime of the paper: the base takes under this share of the LIC's bits, and the picture for
+#: machines lies at least so many dB below the LIC's.
+BASE_SHARE, BASE_DB = 0.5, 3.0
+#: The paper's Table II: m = 1 is the lowest, and from this m on PSNR is that of the largest m.
+SETTLED_M, SETTLED_DB = 3, 0.3
 
-def mean_gain(
-    ours: pd.DataFrame, theirs: pd.DataFrame, our_rate: str, their_rate: str
-) -> float | None:
-    """Mean PSNR gain in dB of one curve over another, over the rates that both cover.
-
-    Linear between points, even weight on log rate.  Three points a curve are too few for a
-    Bjøntegaard delta, which fits a polynomial.
-
-    Args:
-        ours, theirs: rows of :func:`sic.evaluate.means` of one codec each.
-        our_rate, their_rate: the columns that count as rate.
-
-    Returns:
-        The gain, or None where no rate is covered by both.
-    """
-    a = ours.sort_values(our_rate)[[our_rate, "psnr"]].to_numpy(dtype=float)
-    b = theirs.sort_values(their_rate)[[their_rate, "psnr"]].to_numpy(dtype=float)
-    low, high = max(a[0, 0], b[0, 0]), min(a[-1, 0], b[-1, 0])
-    if low >= high:
-        return None
-    rates = np.geomspace(low, high, 101)
-    gain = np.interp(rates, *a.T) - np.interp(rates, *b.T)
-    return float(gain.mean())
+NAMES = {"fusion": "feature fusion", "difference": "the DC model", "LIC": "the human LIC"}
+_COUNTED = {"additional": "Counting additional bits", "all": "Counting all bits"}
 
 
-def sentences(means: pd.DataFrame, m: int) -> Iterator[str]:
-    """The findings, one sentence each.
+def sentences(table: pd.DataFrame, resamplings: int) -> Iterator[str]:
+    """The findings, one sentence each, about whatever codecs, rate points and m there are.
 
     Args:
-        means: as :func:`sic.evaluate.means` returns them.
-        m: slices of the fusion codec that stands for the proposed method.
+        table: as :func:`sic.evaluate.evaluate` returns it.
+        resamplings: of the photos, behind each interval.
     """
-    of = {str(name): rows for name, rows in means.groupby("codec")}
-    base, lic, difference = of["SA-ICM"].iloc[0], of["LIC"], of["difference"]
-    fusion = of["fusion"][of["fusion"].m == m]
-    nothing = of["mean colour"].iloc[0].psnr
-    weakest = min(lic.psnr.min(), fusion.psnr.min(), difference.psnr.min())
-    yield (
+    means, curves = evaluate.means(table), bd.curves(table)
+    yield _layers(means)
+    yield _regime(means)
+    yield _floor(means)
+    fusion = proposed(means)
+    if fusion in curves:
+        for bits in ("additional", "all"):
+            for other in ("LIC", "difference", "VVC+M"):
+                if other in curves:
+                    pair = bd.Comparison(fusion, other, bits)
+                    yield against(curves, pair, resamplings)
+    else:
+        yield "Feature fusion was trained at one rate point: there is no curve to compare."
+    yield from effect_of_m(means)
+    yield from _anchors(table, curves, resamplings)
+
+
+def proposed(means: pd.DataFrame) -> str:
+    """The curve that stands for the proposed method: fusion with the m of most rate points, of
+    several the largest."""
+    points = means[means.codec == "fusion"].groupby("m").point.nunique().sort_index()
+    return f"fusion m{points.index[points == points.max()][-1]}" if len(points) else "fusion"
+
+
+# ---- the layers ------------------------------------------------------------------------------
+
+
+def _layers(means: pd.DataFrame) -> str:
+    base, lic = means[means.codec == "SA-ICM"].iloc[0], means[means.codec == "LIC"]
+    return (
         f"The base takes {base.bpp:.3f} bpp; its picture for machines, x̂_t, has "
-        f"{base.psnr_machine:.2f} dB. The human LIC takes {lic.bpp.min():.3f} to "
-        f"{lic.bpp.max():.3f} bpp for {lic.psnr.min():.2f} to {lic.psnr.max():.2f} dB."
+        f"{base.psnr_machine:.2f} dB. The human LIC takes {_span(lic.bpp, 3)} bpp for "
+        f"{_span(lic.psnr, 2)} dB."
     )
-    verdict = "beats" if weakest > nothing else "does NOT beat"
-    yield (
+
+
+def _regime(means: pd.DataFrame) -> str:
+    """Whether the base is a layer for machines, as the paper's: at each λ of the LIC."""
+    base = means[means.codec == "SA-ICM"].iloc[0]
+    lic = means[means.codec == "LIC"].sort_values("lmbda")
+    share, below = base.bpp / lic.bpp, lic.psnr - base.psnr_machine
+    inside = (share < BASE_SHARE) & (below >= BASE_DB)
+    if inside.all():
+        verdict = "at each of them"
+    elif not inside.any():
+        verdict = "at NONE of them"
+    else:
+        verdict = f"at λ = {_list(lic.lmbda[inside])}, NOT at {_list(lic.lmbda[~inside])}"
+    return (
+        f"Set beside the human LIC at λ = {_list(lic.lmbda)}, the base takes "
+        f"{_list(f'{s:.0%}' for s in share)} of its bits, and x̂_t lies "
+        f"{_list(f'{d:.2f}' for d in below)} dB below its picture: a layer for machines as in the "
+        f"paper (under {BASE_SHARE:.0%} of the bits, at least {BASE_DB:.0f} dB below) {verdict}."
+    )
+
+
+def _floor(means: pd.DataFrame) -> str:
+    people = means[means.codec.isin(["LIC", "fusion", "difference"])]
+    nothing = means[means.codec == "mean colour"].iloc[0].psnr
+    verdict = "beats" if people.psnr.min() > nothing else "does NOT beat"
+    return (
         f"Each trained codec {verdict} sending nothing: the weakest picture for people has "
-        f"{weakest:.2f} dB, the mean colour alone {nothing:.2f} dB (means over the photos)."
-    )
-    yield _compare("feature fusion", fusion, "bpp_additional", "the DC model", difference)
-    yield _compare("feature fusion", fusion, "bpp_additional", "the human LIC", lic, "bpp")
-    yield _compare("feature fusion", fusion, "bpp", "the DC model", difference, "bpp")
-    yield _compare("feature fusion", fusion, "bpp", "the human LIC", lic, "bpp")
-    for name in ("JPEG", "WebP"):
-        yield _compare("the human LIC", lic, "bpp", name, of[name], "bpp")
-    spread = of["fusion"].groupby("lmbda").psnr.agg(np.ptp).max()
-    yield (
-        f"Between m = {of['fusion'].m.min()} and m = {of['fusion'].m.max()}, PSNR at one λ "
-        f"differs by {spread:.2f} dB at most."
+        f"{people.psnr.min():.2f} dB, the mean colour alone {nothing:.2f} dB (means over the "
+        "photos)."
     )
 
 
-def _compare(
-    our_name: str,
-    ours: pd.DataFrame,
-    our_rate: str,
-    their_name: str,
-    theirs: pd.DataFrame,
-    their_rate: str | None = None,
-) -> str:
-    """A sentence on who is better, where rates overlap."""
-    their_rate = their_rate or our_rate
-    counted = "additional bits" if our_rate == "bpp_additional" else "all bits"
-    gain = mean_gain(ours, theirs, our_rate, their_rate)
-    head = f"Counting {counted}, {our_name}"
-    if gain is None:
+def effect_of_m(means: pd.DataFrame) -> Iterator[str]:
+    """What m does to PSNR, at each λ that has more than one, beside Table II."""
+    fusion = means[means.codec == "fusion"].sort_values(["lmbda", "m"])
+    for lmbda, rows in fusion.groupby("lmbda"):
+        psnr = rows.set_index(rows.m.astype(int)).psnr
+        if len(psnr) > 1:
+            yield (
+                f"At λ = {lmbda}, m = {_list(psnr.index)} give {_list(f'{p:.2f}' for p in psnr)} "
+                f"dB: {_lowest(psnr)}; {_settled(psnr)}."
+            )
+
+
+def _lowest(psnr: pd.Series) -> str:
+    """Whether the smallest m has the lowest PSNR, as in Table II."""
+    gap = float(psnr.iloc[1:].min() - psnr.iloc[0])
+    name = f"m = {psnr.index[0]}"
+    if abs(gap) < EQUAL_DB:
+        return f"{name} and the lowest of the others are equal ({gap:+.2f} dB), unlike Table II"
+    if gap > 0:
+        return f"{name} is the lowest, by {gap:.2f} dB, as in Table II"
+    return f"{name} is NOT the lowest, by {-gap:.2f} dB, unlike Table II"
+
+
+def _settled(psnr: pd.Series) -> str:
+    """Whether PSNR no longer depends on m from 3 on, as in Table II."""
+    last = psnr.index[-1]
+    others = psnr[(psnr.index >= SETTLED_M) & (psnr.index < last)]
+    if last <= SETTLED_M or others.empty:
+        return f"no m between {SETTLED_M} and the largest was trained"
+    farthest = float((others - psnr.iloc[-1]).abs().max())
+    verdict = "as in Table II" if farthest <= SETTLED_DB else "NOT as in Table II"
+    return (
+        f"m ≥ {SETTLED_M} lies within {farthest:.2f} dB of m = {last}, {verdict} ({SETTLED_DB} dB)"
+    )
+
+
+# ---- one curve against another ---------------------------------------------------------------
+
+
+def against(curves: dict[str, pd.DataFrame], pair: bd.Comparison, resamplings: int) -> str:
+    """Who needs fewer bits, and by how much; or why no number says so.
+
+    Args:
+        curves: as :func:`sic.bd.curves` gives them.
+        pair: which two, and which of their bits count.
+        resamplings: behind each interval.
+    """
+    tested, other = bd.pair(curves, pair)
+    rate, quality = (bd.delta(tested, other, of, resamplings) for of in ("rate", "quality"))
+    ours, theirs = _name(pair.tested), _name(pair.other)
+    head = f"{_COUNTED[pair.bits]}, {ours}"
+    if rate.note:
         spans = (
-            f"{ours[our_rate].min():.3f}–{ours[our_rate].max():.3f} against "
-            f"{theirs[their_rate].min():.3f}–{theirs[their_rate].max():.3f} bpp"
+            f"{ours} {_span(tested.quality.mean(0), 2)} dB for {_span(tested.rate.mean(0), 3)} bpp,"
+            f" {theirs} {_span(other.quality.mean(0), 2)} dB for {_span(other.rate.mean(0), 3)} bpp"
         )
-        return f"{head} and {their_name} have no rate in common ({spans})."
-    if abs(gain) < EQUAL_DB:
-        return f"{head} and {their_name} are equal ({gain:+.2f} dB on average at equal rate)."
-    verdict = "better" if gain > 0 else "worse"
-    return f"{head} is {abs(gain):.2f} dB {verdict} than {their_name} on average at equal rate."
+        gain = (
+            f"; at equal rate it is {_better(quality)}"
+            if not quality.note
+            else f", and at equal rate neither ({quality.note})"
+        )
+        return f"{head} has no BD-rate against {theirs}, {rate.note}{gain} ({spans})."
+    by = f"BD-rate {rate.value:+.1f} %{_interval(rate, '%', 1)}"
+    by += "" if quality.note else f", BD-PSNR {quality.value:+.2f} dB"
+    small = not quality.note and abs(quality.value) < EQUAL_DB
+    if small or rate.low <= 0 <= rate.high:
+        why = f"below {EQUAL_DB} dB" if small else "and its interval holds 0"
+        return f"{head} and {theirs} are equal: the difference is {by}, {why}."
+    verdict = f"{abs(rate.value):.1f} % {'fewer' if rate.value < 0 else 'more'} bits than {theirs}"
+    return f"{head} needs {verdict} at equal PSNR ({by}; {_everywhere(tested, other)})."
+
+
+def _everywhere(tested: bd.Curve, other: bd.Curve) -> str:
+    """Whether one of two curves is above the other at every quality that both have."""
+    quality, percent = bd.margins(tested, other)
+    words = [f"{p:+.0f} % at {q:.1f} dB" for q, p in zip(quality, percent, strict=True)]
+    low, high = int(percent.argmin()), int(percent.argmax())
+    if percent[low] * percent[high] > 0:
+        return f"at every PSNR in common, from {words[low]} to {words[high]}"
+    return f"NOT at every PSNR in common: {words[low]}, but {words[high]}"
+
+
+def _better(quality: bd.Delta) -> str:
+    if abs(quality.value) < EQUAL_DB:
+        return f"equal ({quality.value:+.2f} dB, below {EQUAL_DB} dB)"
+    word = "better" if quality.value > 0 else "worse"
+    return f"{abs(quality.value):.2f} dB {word}{_interval(quality, 'dB', 2)}"
+
+
+def _anchors(
+    table: pd.DataFrame, curves: dict[str, pd.DataFrame], resamplings: int
+) -> Iterator[str]:
+    """The human LIC beside the classical codecs: one sentence, as none is a claim of the paper."""
+    rivals = [c for c in curves if not c.startswith((*bd.LAYERED, "LIC"))]
+    if "LIC" not in curves or not rivals:
+        return
+    found = []
+    for rival in rivals:
+        rate = bd.delta(*bd.pair(curves, bd.Comparison("LIC", rival, "all")), "rate", resamplings)
+        number = rate.note if rate.note else f"{rate.value:+.0f} %{_interval(rate, '%', 0)}"
+        found.append(f"{rival} {number}")
+    halved = [c for c in rivals if (curves[c].chroma == "4:2:0").all()]
+    flatter = (
+        f" {_list(halved)} code 4:2:0, which costs them PSNR on RGB and flatters the LIC."
+        if halved
+        else ""
+    )
+    yield f"BD-rate of the human LIC against the classical codecs: {'; '.join(found)}.{flatter}"
+
+
+# ---- words -----------------------------------------------------------------------------------
+
+
+def _name(curve: str) -> str:
+    codec, _, m = curve.partition(" m")
+    return f"{NAMES.get(codec, codec)} (m = {m})" if m else NAMES.get(codec, codec)
+
+
+def _span(values: pd.Series | np.ndarray, digits: int) -> str:
+    return f"{np.min(values):.{digits}f} to {np.max(values):.{digits}f}"
+
+
+def _list(values: object) -> str:
+    return ", ".join(str(v) for v in values)  # type: ignore[attr-defined]
+
+
+def _interval(delta: bd.Delta, unit: str, digits: int) -> str:
+    """The bounds of the bootstrap interval; nothing where there is none."""
+    if np.isnan(delta.low):
+        return ""
+    return f" [{bd.CONFIDENCE:.0%}: {delta.low:+.{digits}f} to {delta.high:+.{digits}f} {unit}]"

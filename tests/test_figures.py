@@ -1,4 +1,4 @@
-"""The figures say what the table says; findings and complexity are computed, not written."""
+"""The figures say what the table says; complexity is computed, not written."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from skimage import data
 from small import SIZES, WIDTHS
 
-from sic import complexity, figures, findings, schematic
+from sic import complexity, figures, schematic
 from sic.curves import curves
 from sic.scalable import AdditionalCodec
 from sic.tcm import TCM
@@ -176,33 +176,6 @@ def test_training_curves_show_both_splits() -> None:
     figure = curves(history, "LIC")
     np.testing.assert_allclose(line(figure.axes[0], "train"), [[2, 9], [4, 7]])
     np.testing.assert_allclose(line(figure.axes[2], "validation"), [[2, 21], [4, 23]])
-
-
-# ---- findings ----
-
-
-def test_gains_are_means_over_the_common_rates(means: pd.DataFrame) -> None:
-    fusion = means[(means.codec == "fusion") & (means.m == 5)]
-    difference, lic = (means[means.codec == c] for c in ("difference", "LIC"))
-    gain = findings.mean_gain(fusion, difference, "bpp_additional", "bpp_additional")
-    assert gain == pytest.approx(1)
-    assert findings.mean_gain(fusion, lic, "bpp_additional", "bpp") == pytest.approx(-0.5)
-    far = difference.assign(bpp_additional=difference.bpp_additional + 10)
-    assert findings.mean_gain(fusion, far, "bpp_additional", "bpp_additional") is None
-
-
-def test_sentences_follow_the_numbers(means: pd.DataFrame) -> None:
-    text = "\n".join(findings.sentences(means, m=5))
-    assert "additional bits, feature fusion is 1.00 dB better than the DC model" in text
-    assert "additional bits, feature fusion is 0.50 dB worse than the human LIC" in text
-    assert "all bits, the human LIC is 2.50 dB better than JPEG" in text
-    assert "all bits, the human LIC and WebP are equal (-0.02 dB" in text
-    assert "beats sending nothing" in text
-    assert "differs by 0.20 dB at most" in text
-
-    worse = means.assign(psnr=means.psnr.where(means.codec != "LIC", 11))
-    text = "\n".join(findings.sentences(worse, m=5))
-    assert "does NOT beat sending nothing: the weakest picture for people has 11.00 dB" in text
 
 
 # ---- complexity ----

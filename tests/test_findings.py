@@ -1,0 +1,207 @@
+"""The findings fall as the numbers do: each sentence in both directions, on made-up results."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sic import evaluate, findings
+
+LAMBDAS = (0.005, 0.01, 0.02)
+BASE, MACHINE = 0.05, 24.0  # bpp of the base, dB of x̂_t
+RATES = np.array([0.15, 0.3, 0.6])  # bpp of the LIC
+QUALITY = np.array([28.0, 30.5, 33.0])  # dB of the LIC
+#: PSNR of x̂ above that of m = 5, as in Table II: m = 1 is low, and from 3 on little changes.
+BY_M = {1: -1.2, 2: -0.5, 3: -0.2, 4: 0.05, 5: 0.0}
+
+Numbers = Any  # of one codec, by λ
+
+
+def rows(codec: str, rate: Numbers, psnr: Numbers, **more: Any) -> list[dict[str, Any]]:
+    """A codec on two photos, of which the second takes twice the bits of the first."""
+    layered = codec in ("fusion", "difference", "VVC+M")
+    about = {"codec": codec, "psnr_machine": MACHINE, "chroma": "4:4:4", **more}
+    return [
+        {
+            **about,
+            **{"image": image, "point": f"q{i}", "lmbda": lmbda, "psnr": p},
+            "bpp_additional": share * r if layered else 0.0,
+            "bpp": share * (r + BASE if layered else r),
+        }
+        for i, (lmbda, r, p) in enumerate(zip(LAMBDAS, rate, psnr, strict=False), start=1)
+        for image, share in (("a", 2 / 3), ("b", 4 / 3))
+    ]
+
+
+def results(fusion: float = 0.7, difference: float = 0.9, **curves: Any) -> pd.DataFrame:
+    """A study whose additional codecs take these shares of the LIC's bits at its qualities.
+
+    Args:
+        curves: rows that take the place of a codec's, or that come to them; None takes it out.
+    """
+    of: dict[str, Any] = {
+        "base": rows("SA-ICM", [BASE], [MACHINE]),
+        "lic": rows("LIC", RATES, QUALITY),
+        "fusion": rows("fusion", fusion * RATES, QUALITY, m=5),
+        "difference": rows("difference", difference * RATES, QUALITY),
+        "nothing": rows("mean colour", [0.001], [12.0]),
+        **curves,
+    }
+    table = pd.DataFrame([row for found in of.values() for row in found or []])
+    return table.reindex(columns=[*evaluate.COLUMNS]).astype({"m": "Int64"})
+
+
+def text(table: pd.DataFrame) -> str:
+    return "\n".join(findings.sentences(table, resamplings=20))
+
+
+def sentence(table: pd.DataFrame, beginning: str, also: str = "") -> str:
+    lines = text(table).splitlines()
+    (found,) = [line for line in lines if line.startswith(beginning) and also in line]
+    return found
+
+
+# ---- one curve against another ---------------------------------------------------------------
+
+ADDITIONAL = "Counting additional bits, feature fusion (m = 5)"
+ALL = "Counting all bits, feature fusion (m = 5)"
+
+
+def test_fewer_bits_at_every_psnr() -> None:
+    found = sentence(results(), f"{ADDITIONAL} needs 30.0 % fewer bits than the human LIC")
+    assert "BD-rate -30.0 % [95%: -30.0 to -30.0 %], BD-PSNR +1.29 dB" in found
+    assert "at every PSNR in common, from -30 % at " in found
+
+
+def test_more_bits_are_called_more() -> None:
+    table = results(fusion=1.2)
+    assert f"{ADDITIONAL} needs 20.0 % more bits than the human LIC" in text(table)
+    assert f"{ADDITIONAL} needs 33.3 % more bits than the DC model" in text(table)
+    assert f"{ALL} needs " in text(table)
+
+
+def test_where_all_bits_count_the_base_does_too() -> None:
+    found = sentence(results(), f"{ALL} needs", "fewer bits than the DC model")
+    percent = 100 * ((0.7 * RATES + BASE) / (0.9 * RATES + BASE) - 1)
+    assert percent.min() < -float(found.split("needs ")[1].split(" %")[0]) < percent.max()
+
+
+def test_less_than_the_spread_of_seeds_is_no_difference() -> None:
+    table = results(difference=0.71)
+    found = sentence(table, f"{ADDITIONAL} and the DC model are equal")
+    assert f"below {findings.EQUAL_DB} dB" in found
+
+
+def test_a_difference_that_the_photos_do_not_agree_on_is_none() -> None:
+    table = results()
+    ours = table.codec == "fusion"
+    more = table.bpp_additional.where(~ours | (table.image == "a"), 1.8 * table.bpp_additional)
+    found = sentence(table.assign(bpp_additional=more), f"{ADDITIONAL} and the human LIC are equal")
+    assert "its interval holds 0" in found
+
+
+def test_curves_that_cross_are_not_better_everywhere() -> None:
+    crossing = rows("fusion", RATES * [0.5, 0.7, 1.1], QUALITY, m=5)
+    found = sentence(results(fusion=crossing), f"{ADDITIONAL} needs")
+    assert "NOT at every PSNR in common: -50 % at 28.0 dB, but +10 % at 33.0 dB" in found
+
+
+def test_without_a_quality_in_common_the_ranges_are_given_and_no_number() -> None:
+    low = rows("fusion", 0.5 * RATES, QUALITY - 8, m=5)
+    found = sentence(results(fusion=low), f"{ADDITIONAL} has no BD-rate against the human LIC")
+    assert "no quality in common" in found
+    assert re.search(r"at equal rate it is 6\.\d\d dB worse", found)
+    assert "feature fusion (m = 5) 20.00 to 25.00 dB for 0.075 to 0.300 bpp" in found
+    assert "the human LIC 28.00 to 33.00 dB for 0.150 to 0.600 bpp" in found
+    far = rows("fusion", 0.01 * RATES, QUALITY - 8, m=5)
+    found = sentence(results(fusion=far), f"{ADDITIONAL} has no BD-rate against the human LIC")
+    assert "and at equal rate neither (no rate in common)" in found
+
+
+def test_vvc_m_is_compared_where_it_was_coded() -> None:
+    assert "VVC+M" not in text(results())
+    table = results(more=rows("VVC+M", 1.4 * RATES, QUALITY))
+    assert f"{ADDITIONAL} needs 50.0 % fewer bits than VVC+M" in text(table)
+
+
+def test_the_lic_stands_beside_each_classical_codec() -> None:
+    vvc = rows("VVC", 0.5 * RATES, QUALITY, chroma="4:2:0")
+    found = sentence(
+        results(vvc=vvc, jpeg=rows("JPEG", RATES, QUALITY + 20)), "BD-rate of the human LIC"
+    )
+    assert "VVC +100 %" in found
+    assert "JPEG no quality in common" in found
+    assert found.endswith("VVC code 4:2:0, which costs them PSNR on RGB and flatters the LIC.")
+
+
+# ---- the layers ------------------------------------------------------------------------------
+
+
+def test_the_base_is_a_layer_for_machines_where_the_lic_takes_twice_its_bits() -> None:
+    head = "Set beside the human LIC at λ = 0.005, 0.01, 0.02"
+    found = sentence(results(), head)
+    assert "takes 33%, 17%, 8% of its bits" in found
+    assert "lies 4.00, 6.50, 9.00 dB below" in found
+    assert found.endswith("at each of them.")
+    some = results(lic=rows("LIC", [0.08, 0.3, 0.6], QUALITY))
+    assert sentence(some, head).endswith("at λ = 0.01, 0.02, NOT at 0.005.")
+    none = results(lic=rows("LIC", RATES, [25, 26, 26.9]))
+    assert sentence(none, head).endswith("at NONE of them.")
+
+
+def test_a_codec_below_the_mean_colour_is_named() -> None:
+    assert "Each trained codec beats sending nothing: the weakest" in text(results())
+    worse = results(difference=rows("difference", RATES, [11.0, 30, 33]))
+    assert "does NOT beat sending nothing: the weakest picture for people has 11.00 dB" in text(
+        worse
+    )
+
+
+# ---- m ---------------------------------------------------------------------------------------
+
+
+def by_m(**quality: float) -> pd.DataFrame:
+    """Fusion at m = 5 for three λ, and at m = 1 … 4 for the second only."""
+    found = rows("fusion", 0.7 * RATES, QUALITY, m=5)
+    for m, gain in {**BY_M, **{int(k[1:]): v for k, v in quality.items()}}.items():
+        if m < 5:
+            one = rows("fusion", 0.7 * RATES, QUALITY + gain, m=m)
+            found += [row for row in one if row["lmbda"] == LAMBDAS[1]]
+    return results(fusion=found)
+
+
+def test_m_is_told_at_each_lambda_that_has_more_than_one() -> None:
+    found = sentence(by_m(), "At λ =")
+    assert found.startswith("At λ = 0.01, m = 1, 2, 3, 4, 5 give 29.30, 30.00, 30.30, 30.55, 30.50")
+    assert "m = 1 is the lowest, by 0.70 dB, as in Table II" in found
+    assert "m ≥ 3 lies within 0.20 dB of m = 5, as in Table II (0.3 dB)" in found
+    assert ADDITIONAL in text(by_m()), "m = 5 has the curve"
+    assert "At λ =" not in text(results())
+
+
+def test_m_that_does_not_behave_as_in_table_2_is_told_so() -> None:
+    assert "m = 1 is NOT the lowest, by 0.70 dB, unlike Table II" in text(by_m(m1=0.2))
+    assert "m = 1 and the lowest of the others are equal (-0.05 dB)" in text(by_m(m1=-0.45))
+    assert "m ≥ 3 lies within 0.90 dB of m = 5, NOT as in Table II" in text(by_m(m4=-0.9))
+    few = by_m()
+    few = few[few.m.isna() | few.m.isin([1, 5])]
+    assert "no m between 3 and the largest was trained" in text(few)
+
+
+def test_the_curve_with_most_rate_points_stands_for_the_method() -> None:
+    table = results(
+        fusion=rows("fusion", RATES, QUALITY, m=3) + rows("fusion", RATES, QUALITY, m=4)
+    )
+    assert findings.proposed(evaluate.means(table)) == "fusion m4"
+    assert findings.proposed(evaluate.means(by_m())) == "fusion m5"
+
+
+@pytest.mark.parametrize("points", [1, 2])
+def test_too_few_rate_points_make_no_curve(points: int) -> None:
+    found = text(results(fusion=rows("fusion", RATES[:points], QUALITY, m=5)))
+    if points == 1:
+        assert "Feature fusion was trained at one rate point: there is no curve" in found
+    else:
+        assert f"{ADDITIONAL} has no BD-rate against the human LIC, fewer than 3 points" in found
