@@ -57,12 +57,14 @@ def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
     return wide.loc[points.drop_duplicates(), list(common)]
 
 
-def sentences(table: pd.DataFrame) -> Iterator[str]:
+def sentences(table: pd.DataFrame, m: int) -> Iterator[str]:
     """What the numbers say, one sentence each.
 
     Args:
         table: as :func:`sic.detect.run` returns it, with rows.
+        m: slices of the fusion curve that is spoken of.
     """
+    table = table[(table.codec != "fusion") | (table.m == m)]
     original = table[table.codec == ORIGINAL].iloc[0]
     base = table[table.codec == BASE].iloc[0]
     yield (

@@ -16,7 +16,7 @@ from sic.coco_eval import COLUMNS, Picture, Truth
 from sic.detectors import Detections
 from sic.errors import SicError
 
-SHARED = Path("/work/shared/data")
+SHARED = Path(__file__).parents[2] / "shared/data"
 on_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the annotated pictures are not here")
 
 
@@ -266,8 +266,11 @@ def test_the_numbers_are_those_of_coco_s_summary(tmp_path: Path) -> None:
 
 @on_shared
 def test_yolox_nano_has_its_known_accuracy_on_originals() -> None:
-    """AP 0.286 and AP50 0.446 on the 206 images from which these 154 are drawn, 0.279 and 0.436
-    measured on these; two cores take half a minute."""
+    """0.279 and 0.436: what a program of its own found on these 154 pictures, with nothing of ours
+    (OpenCV, onnxruntime, suppression class by class, COCOeval by its manual).
+
+    The 206 pictures from which they were drawn gave 0.286 and 0.446.  Two cores take half a minute.
+    """
     from sic import images
 
     folder = SHARED / "coco_val"
@@ -281,6 +284,7 @@ def test_yolox_nano_has_its_known_accuracy_on_originals() -> None:
     table = truth.accuracy(found)
     assert len(found) == 154
     assert number(table, "all", "objects") == 1303
-    assert number(table, "all") == pytest.approx(0.279, abs=0.003)
-    assert number(table, "all", "ap50") == pytest.approx(0.436, abs=0.004)
-    assert number(table, "small") < number(table, "medium") < number(table, "large")
+    assert number(table, "all") == pytest.approx(0.279, abs=1e-3)
+    assert number(table, "all", "ap50") == pytest.approx(0.436, abs=1e-3)
+    sizes = [number(table, size) for size in ("small", "medium", "large")]
+    assert sizes == pytest.approx([0.117, 0.319, 0.455], abs=1e-3)
