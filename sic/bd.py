@@ -16,7 +16,6 @@ import bjontegaard
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.interpolate import Akima1DInterpolator
 
 Points = NDArray[np.float64]
 
@@ -119,8 +118,10 @@ def margins(tested: Curve, other: Curve, samples: int = 101) -> tuple[Points, Po
     """
     a, b = (curve.mean(np.full(len(curve.rate), 1 / len(curve.rate))) for curve in (tested, other))
     quality = np.linspace(max(a[1][0], b[1][0]), min(a[1][-1], b[1][-1]), samples)
-    logs = [Akima1DInterpolator(points, np.log(rate))(quality) for rate, points in (a, b)]
-    return quality, 100 * np.expm1(logs[0] - logs[1])
+    _, other_log, tested_log = bjontegaard.bd_rate(
+        *b, *a, method="akima", require_matching_points=False, interpolators=True, min_overlap=0
+    )
+    return quality, 100 * (10 ** (tested_log(quality) - other_log(quality)) - 1)
 
 
 def _delta(

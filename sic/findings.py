@@ -1,6 +1,6 @@
 """What the numbers say, in sentences that the report opens with; each falls as its numbers do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ def sentences(table: pd.DataFrame, resamplings: int) -> Iterator[str]:
     else:
         yield "Feature fusion was trained at one rate point: there is no curve to compare."
     yield from effect_of_m(means)
-    yield from _anchors(table, curves, resamplings)
+    yield from _anchors(curves, resamplings)
 
 
 def proposed(means: pd.DataFrame) -> str:
@@ -133,7 +133,7 @@ def _settled(psnr: pd.Series) -> str:
 # ---- one curve against another ---------------------------------------------------------------
 
 
-def against(curves: dict[str, pd.DataFrame], pair: bd.Comparison, resamplings: int) -> str:
+def against(curves: Mapping[str, pd.DataFrame], pair: bd.Comparison, resamplings: int) -> str:
     """Who needs fewer bits, and by how much; or why no number says so.
 
     Args:
@@ -183,9 +183,7 @@ def _better(quality: bd.Delta) -> str:
     return f"{abs(quality.value):.2f} dB {word}{_interval(quality, 'dB', 2)}"
 
 
-def _anchors(
-    table: pd.DataFrame, curves: dict[str, pd.DataFrame], resamplings: int
-) -> Iterator[str]:
+def _anchors(curves: Mapping[str, pd.DataFrame], resamplings: int) -> Iterator[str]:
     """The human LIC beside the classical codecs: one sentence, as none is a claim of the paper."""
     rivals = [c for c in curves if not c.startswith((*bd.LAYERED, "LIC"))]
     if "LIC" not in curves or not rivals:
@@ -212,12 +210,12 @@ def _name(curve: str) -> str:
     return f"{NAMES.get(codec, codec)} (m = {m})" if m else NAMES.get(codec, codec)
 
 
-def _span(values: pd.Series | np.ndarray, digits: int) -> str:
+def _span(values: pd.Series | bd.Points, digits: int) -> str:
     return f"{np.min(values):.{digits}f} to {np.max(values):.{digits}f}"
 
 
-def _list(values: object) -> str:
-    return ", ".join(str(v) for v in values)  # type: ignore[attr-defined]
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(str(v) for v in values)
 
 
 def _interval(delta: bd.Delta, unit: str, digits: int) -> str:
