@@ -25,10 +25,10 @@ def codec() -> VvcM:
 
 
 def test_the_closer_the_reference_the_fewer_the_bits(codec: VvcM, tmp_path: Path) -> None:
-    found = [vvc_m.code(codec, 32, PHOTO, x_hat_t, tmp_path) for x_hat_t in (PHOTO, BLURRED, GREY)]
+    found = [vvc_m.code(codec, 27, PHOTO, x_hat_t, tmp_path) for x_hat_t in (PHOTO, BLURRED, GREY)]
     same, near, far = (len(coded.stream) for coded in found)
-    assert same < near / 4
-    assert near < far
+    assert 1.5 * same < near
+    assert 1.2 * near < far
     assert all(images.psnr(PHOTO, coded.x_hat) > 28 for coded in found)
     assert {coded.x_hat.shape for coded in found} == {PHOTO.shape}
 
