@@ -37,8 +37,8 @@ ANCHORS = ("VVC", "JPEG")
 
 # The modules on which decoded pictures and boxes depend.
 _CODE = """
-    detect detectors bitstream container latent entropy difference scalable tcm density layers
-    attention convolutions bounds weights images anchors classical ffmpeg planes vtm
+    detect detectors bitstream stripes container latent entropy difference scalable tcm density
+    layers attention convolutions bounds weights images anchors classical ffmpeg planes vtm
 """.split()  # noqa: SIM905 - a table, not a column
 
 _POINT = ["codec", "point", "lmbda", "m"]
