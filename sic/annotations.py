@@ -108,7 +108,7 @@ def _run_lengths(annotation: Mapping[str, Any], height: int, width: int) -> Any:
         return coco.merge(coco.frPyObjects(outline, height, width))
     # pycocotools trusts its input: wrong run lengths would write outside the mask.
     counts = outline["counts"]
-    lengths = run_lengths(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    lengths = run_lengths([counts])[0] if isinstance(counts, str) else np.array(counts, np.int64)
     if outline["size"] != [height, width] or lengths.min() < 0 or lengths.sum() != height * width:
         raise ValueError("run lengths that do not fill the image")
     return outline if isinstance(counts, str) else coco.frPyObjects(outline, height, width)

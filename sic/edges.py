@@ -112,9 +112,9 @@ def mask(found: Sequence[Record], height: int, width: int, settings: Edges) -> M
 def label_map(found: Sequence[Record], height: int, width: int) -> NDArray[np.int32]:
     """Segments painted on each other, the largest first: int32 (H, W), 0 where there is none."""
     labels = np.zeros(width * height, np.int32)  # column by column, as the records' runs are
-    order = sorted(range(len(found)), key=lambda i: (-found[i]["area"], i))
-    for label, i in enumerate(order, start=1):
-        for start, stop in records.runs(found[i]):
+    largest_first = sorted(found, key=lambda record: -record["area"])
+    for label, runs in enumerate(records.runs(largest_first), start=1):
+        for start, stop in runs:
             labels[start:stop] = label
     return np.ascontiguousarray(labels.reshape(width, height).T)
 

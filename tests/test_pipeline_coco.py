@@ -77,6 +77,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, mirror: Site) -> Study:
         content["data"].update(source="coco", url=mirror.address, train="all", validation=1, test=1)
         content["segment"].update(segmenter="annotations")
         content["lic"].update(quality=["q1"])
+        content["fusion"].update(also={"m": [], "quality": ["q1"]})
 
     study.edit(on_coco)
     study.commit()

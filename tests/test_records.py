@@ -20,7 +20,7 @@ def test_a_mask_survives_with_its_area_and_box(mask: np.ndarray) -> None:
     assert one["area"] == mask.sum()
     assert (one["predicted_iou"], one["stability_score"]) == (0.9, 0.8)
     by_runs = np.zeros(mask.size, bool)
-    for start, stop in records.runs(one):
+    for start, stop in records.runs([one])[0]:
         by_runs[start:stop] = True
     assert np.array_equal(by_runs.reshape(mask.shape[::-1]).T, mask)
     if mask.any():
@@ -29,6 +29,15 @@ def test_a_mask_survives_with_its_area_and_box(mask: np.ndarray) -> None:
         assert (x, y) == (columns.min(), rows.min())
         assert (x + w - 1, y + h - 1) == (columns.max(), rows.max())
     json.dumps(one)
+
+
+@given(st.lists(arrays.arrays(bool, (9, 14)), max_size=6))
+def test_masks_decoded_at_once_are_those_decoded_one_by_one(masks: list[np.ndarray]) -> None:
+    found = [records.encode(mask, 1, 1) for mask in masks]
+    assert records.runs(found) == [records.runs([one])[0] for one in found]
+    for bad in ("", "P"):  # nothing, and a number that goes on
+        with pytest.raises(ValueError, match="cut off"):
+            records.run_lengths([*(one["segmentation"]["counts"] for one in found), bad, "0"])
 
 
 def written(folder: Path, shard: int = 2) -> Path:
