@@ -3,6 +3,7 @@
 
     python3 study.py                 run the study: only what changed reruns
     python3 study.py test [...]      check and test the code; further words go to pytest
+    python3 study.py bench [...]     measure speed and memory; further words go to pytest
     python3 study.py lab [...]       open JupyterLab
     python3 study.py profile NAME    put the numbers of profiles/NAME.yaml into params.yaml
     python3 study.py bundle [FILE]   pack report, numbers and notebooks into one zip
@@ -54,6 +55,8 @@ def main() -> None:
     refresh_environment()
     if words[:1] == ["test"]:
         sys.exit(test(words[1:]))
+    if words[:1] == ["bench"]:
+        sys.exit(bench(words[1:]))
     if words[:1] == ["lab"]:
         become("jupyter", "lab", *words[1:])
     if words[:1] == ["profile"]:
@@ -92,6 +95,13 @@ def test(words: List[str]) -> int:
     if failed:
         say("failed: " + ", ".join(failed))
     return next(iter(failed.values()), 0)
+
+
+def bench(words: List[str]) -> int:
+    """Our paths beside the plain one; the numbers stay in .benchmarks, to compare commits with."""
+    table = ("--benchmark-group-by=group", "--benchmark-columns=median,min,rounds")
+    how = ("--benchmark-timer=time.process_time", "--benchmark-autosave")
+    return run("pytest", "tests/bench.py", *table, *how, *words)
 
 
 def strip_command() -> str:

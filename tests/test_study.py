@@ -273,6 +273,12 @@ def ran(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, .
         ("lab --no-browser", "jupyter lab --no-browser"),
         ("profile gpu", "python -m sic.profile gpu"),
         ("bundle mine.zip", "python -m sic.bundle mine.zip"),
+        (
+            "bench -k small",
+            "pytest tests/bench.py --benchmark-group-by=group "
+            "--benchmark-columns=median,min,rounds --benchmark-timer=time.process_time "
+            "--benchmark-autosave -k small",
+        ),
     ],
 )
 def test_words_choose_the_program(

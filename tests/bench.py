@@ -1,0 +1,241 @@
+"""Benchmarks: our paths beside the plain one (plain.py), in one run.  `python3 study.py bench`.
+
+Times of the codecs are processor time of all threads, so that other load on the machine disturbs
+them less; those of whole programs are wall-clock time.  The number in brackets behind a median is
+its ratio to the best of its group.  The small codecs are those of params.yaml; the published size
+takes minutes, and is run once.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plain
+import pytest
+import torch
+from reference_weights import fill
+from skimage import data
+from torch import Tensor
+
+from sic import edges, graph, images, objectives, params, stages
+from sic.bitstream import ScalableCodec
+from sic.scalable import AdditionalCodec
+from sic.tcm import TCM
+
+ROOT = Path(__file__).parents[1]
+LAMBDA = 0.02
+SMALL, PUBLISHED = "small", "published"
+PATHS = ["plain", "ours"]
+#: Crops a training step, and their side.
+STEPS = {SMALL: (4, 128), PUBLISHED: (2, 256)}
+
+
+@cache
+def widths(size: str) -> dict[str, Any]:
+    return stages.widths(params.load(ROOT / "params.yaml").codec) if size == SMALL else {}
+
+
+@cache
+def base(size: str) -> TCM:
+    return fill(TCM(**widths(size)), "icm").eval()
+
+
+@cache
+def additional(size: str) -> AdditionalCodec:
+    return fill(AdditionalCodec(m=3, **widths(size)), "ica3")
+
+
+@cache
+def plain_stream(size: str) -> plain.PlainStream:
+    return plain.PlainStream(base(size))
+
+
+@cache
+def our_stream(size: str) -> ScalableCodec:
+    return ScalableCodec(base(size))
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    """Pixels of a real photo, continued by its mirror images where it is too small."""
+    cat = np.concatenate((data.coffee(), data.coffee()[:, ::-1]), axis=1)
+    cat = np.concatenate((cat, cat[::-1]))
+    rows, cols = -(-height // len(cat)), -(-width // cat.shape[1])
+    return np.ascontiguousarray(np.tile(cat, (rows, cols, 1))[:height, :width])
+
+
+def batch(count: int, side: int) -> Tensor:
+    crops = [images.to_tensor(photo(side, (i + 1) * side)[:, i * side :]) for i in range(count)]
+    return torch.cat(crops)
+
+
+def timed(benchmark: Any, size: str, work: Any) -> Any:
+    rounds, warm = (5, 1) if size == SMALL else (1, 0)
+    return benchmark.pedantic(work, rounds=rounds, warmup_rounds=warm)
+
+
+def in_two_sizes(what: str) -> Any:
+    """A case at both sizes, each with the plain path and ours in a group."""
+    cases = [
+        pytest.param(size, path, marks=pytest.mark.benchmark(group=f"{what}, {size}"))
+        for size in (SMALL, PUBLISHED)
+        for path in PATHS
+    ]
+    return pytest.mark.parametrize(("size", "path"), cases)
+
+
+# ---- what the machine can do -----------------------------------------------------------------
+
+
+@pytest.mark.benchmark(group="product of two 1024×1024 matrices, 2.1 · 10⁹ operations")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_matrix_product(benchmark, dtype):
+    a, b = torch.rand(2, 1024, 1024, dtype=dtype)
+    benchmark.pedantic(torch.mm, args=(a, b), rounds=9, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="copy of 256 MiB, 0.54 · 10⁹ bytes read and written")
+def test_copy(benchmark):
+    a = torch.rand(2**26)
+    b = torch.empty_like(a)
+    benchmark.pedantic(b.copy_, args=(a,), rounds=9, warmup_rounds=1)
+
+
+# ---- the codec -------------------------------------------------------------------------------
+
+
+@in_two_sizes("forward 256×256")
+def test_forward(benchmark, size, path):
+    codec, x = base(size), batch(1, 256)
+    run = {"plain": lambda: plain.forward(codec, x), "ours": lambda: codec(x)}[path]
+    with torch.inference_mode():
+        timed(benchmark, size, run)
+
+
+@in_two_sizes("encode 768×512")
+def test_encode(benchmark, size, path):
+    timed(benchmark, size, encoder(size, path))
+
+
+@in_two_sizes("decode 768×512")
+def test_decode(benchmark, size, path):
+    stream = encoder(size, path)()
+    if path == "ours":
+        timed(benchmark, size, lambda: our_stream(size).decode(stream))
+    else:
+        timed(benchmark, size, lambda: plain_stream(size).decompress(*stream))
+
+
+@pytest.mark.parametrize("size", [SMALL, PUBLISHED])
+@pytest.mark.benchmark(group="encode and decode 2048×2048")
+def test_large_picture(benchmark, size):
+    codec, picture = our_stream(size), photo(2048, 2048)
+    timed(benchmark, size, lambda: codec.decode(codec.encode(picture)))
+
+
+def encoder(size: str, path: str) -> Any:
+    picture = photo(512, 768)
+    if path == "ours":
+        return lambda: our_stream(size).encode(picture)
+    return lambda: plain_stream(size).compress(images.to_tensor(picture))
+
+
+@in_two_sizes("training step of a base")
+def test_base_step(benchmark, size, path):
+    codec, x = TCM(**widths(size)).train(), batch(*STEPS[size])
+    loss = plain.base_loss if path == "plain" else _human_loss
+    timed(benchmark, size, lambda: step(codec, loss(codec, x, LAMBDA).total))
+
+
+@in_two_sizes("training step of the additional codec")
+def test_additional_step(benchmark, size, path):
+    codec, x = additional(size).train(), batch(*STEPS[size])
+    if path == "plain":
+        below = base(size).requires_grad_(True)
+        loss = lambda: plain.additional_loss(codec, below, x, LAMBDA)  # noqa: E731
+    else:
+        ours = objectives.additional_loss(base(size), LAMBDA)
+        loss = lambda: ours(codec, x, x[:, :1])  # noqa: E731
+    timed(benchmark, size, lambda: step(codec, loss().total))
+
+
+def _human_loss(codec: TCM, x: Tensor, lmbda: float) -> Any:
+    return objectives.human_loss(lmbda)(codec, x, x[:, :1])
+
+
+def step(codec: TCM, total: Tensor) -> None:
+    """Gradients of a step; the optimiser's part is the same on both paths."""
+    codec.zero_grad()
+    total.backward()
+
+
+# ---- memory ----------------------------------------------------------------------------------
+
+
+@pytest.mark.benchmark(group="encode 768×512 in a process of its own", timer=time.perf_counter)
+@pytest.mark.parametrize("path", PATHS)
+def test_peak_memory(benchmark, path, capsys):
+    """What a process needs beyond what it held before: weights, tables and libraries."""
+    code = f"import bench; bench.report_peak({path!r})"
+    answer = benchmark.pedantic(program, args=("-c", code), rounds=1)
+    benchmark.extra_info.update(json.loads(answer.splitlines()[-1]))
+    with capsys.disabled():
+        print(f"\npeak memory of an encode, {path}: {benchmark.extra_info}")
+
+
+def report_peak(path: str) -> None:
+    import resource
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+    encode = encoder(PUBLISHED, path)
+    build = our_stream if path == "ours" else plain_stream
+    build(PUBLISHED)
+    before = peak()
+    encode()
+    print(json.dumps({"before_MiB": round(before), "peak_MiB": round(peak())}))
+
+
+# ---- around it -------------------------------------------------------------------------------
+
+STARTS = {
+    "import torch": ("-c", "import torch"),
+    "import compressai": ("-c", "import compressai, compressai.models"),
+    "a training stage": ("-c", "from sic import stages"),
+    "sic info": ("-m", "sic", "info", "-h"),
+}
+
+
+@pytest.mark.benchmark(group="start", timer=time.perf_counter)
+@pytest.mark.parametrize("words", STARTS.values(), ids=STARTS)
+def test_start(benchmark, words):
+    benchmark.pedantic(program, args=words, rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="dvc repro with nothing to do", timer=time.perf_counter)
+def test_nothing_to_do(benchmark):
+    if subprocess.run([sys.executable, "-m", "dvc", "status", "-q"], cwd=ROOT).returncode:
+        pytest.skip("the study has something to do here: run it first")
+    benchmark.pedantic(program, args=("-m", "dvc", "repro"), rounds=3)
+
+
+@pytest.mark.benchmark(group="edge mask of a 600×400 photo")
+def test_mask(benchmark):
+    study, pixels = params.load(ROOT / "params.yaml"), data.coffee()
+
+    def mask() -> None:
+        edges.mask(graph.segments(pixels, study.segment.graph), 400, 600, study.edges)
+
+    benchmark.pedantic(mask, rounds=3, warmup_rounds=1)
+
+
+def program(*words: str) -> str:
+    """What a Python started anew prints."""
+    command = [sys.executable, *words]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=True)
+    return done.stdout
