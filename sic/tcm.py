@@ -235,7 +235,8 @@ class TCM(nn.Module):
         """
         y = full_precision(y)
         z = full_precision(self.h_a(y))
-        with torch.autocast(z.device.type, enabled=False):
+        # Operations are counted on the meta device, of which autocast knows nothing.
+        with torch.autocast("cpu" if z.is_meta else z.device.type, enabled=False):
             z_likelihoods = self.entropy_bottleneck(z)
         z_hat = self.quantise_z(z)
         latent_means, latent_scales = self.h_mean_s(z_hat), self.h_scale_s(z_hat)
