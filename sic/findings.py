@@ -86,9 +86,9 @@ def _regime(means: pd.DataFrame) -> str:
 def _floor(means: pd.DataFrame) -> str:
     people = means[means.codec.isin(["LIC", "fusion", "difference"])]
     nothing = means[means.codec == "mean colour"].iloc[0].psnr
-    verdict = "beats" if people.psnr.min() > nothing else "does NOT beat"
+    who = "Every" if people.psnr.min() > nothing else "NOT every"
     return (
-        f"Each trained codec {verdict} sending nothing: the weakest picture for people has "
+        f"{who} trained codec beats sending nothing: the weakest picture for people has "
         f"{people.psnr.min():.2f} dB, the mean colour alone {nothing:.2f} dB (means over the "
         "photos)."
     )
@@ -150,12 +150,10 @@ def against(curves: Mapping[str, pd.DataFrame], pair: bd.Comparison, resamplings
             f"{ours} {_span(tested.quality.mean(0), 2)} dB for {_span(tested.rate.mean(0), 3)} bpp,"
             f" {theirs} {_span(other.quality.mean(0), 2)} dB for {_span(other.rate.mean(0), 3)} bpp"
         )
-        gain = (
-            f"; at equal rate it is {_better(quality)}"
-            if not quality.note
-            else f", and at equal rate neither ({quality.note})"
-        )
-        return f"{head} has no BD-rate against {theirs}, {rate.note}{gain} ({spans})."
+        gain = f"at equal rate it is {_better(quality)}"
+        if quality.note:
+            gain = f"no BD-PSNR either ({quality.note})"
+        return f"{head} has no BD-rate against {theirs} ({rate.note}); {gain}: {spans}."
     by = f"BD-rate {rate.value:+.1f} %{_interval(rate, '%', 1)}"
     by += "" if quality.note else f", BD-PSNR {quality.value:+.2f} dB"
     small = not quality.note and abs(quality.value) < EQUAL_DB
