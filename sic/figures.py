@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def mask_beside_image(
         column[1].set_title(f"m_x, {mask.mean():.1%} of the pixels", fontsize=10)
     for axis in axes.flat:
         axis.axis("off")
-    figure.suptitle(caption, fontsize=10)
+    _caption(figure, caption)
     return figure
 
 
@@ -88,7 +89,7 @@ def pictures_side_by_side(
         column[1].set_title(f"{side}×{side} pixels of it", fontsize=8)
     for axis in axes.flat:
         axis.axis("off")
-    figure.suptitle(caption, fontsize=10)
+    _caption(figure, caption)
     return figure
 
 
@@ -128,7 +129,7 @@ def rate_distortion(
         plain(axes)
     # Below the panels: names with their set-up are long, and one list serves both.
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle(caption, fontsize=10)
+    _caption(figure, caption)
     return figure
 
 
@@ -160,7 +161,7 @@ def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
     axes.set(xlabel="additional bits per pixel", ylabel="PSNR of x̂ (dB)")
     plain(axes)
     axes.legend()
-    figure.suptitle(caption, fontsize=10)
+    _caption(figure, caption)
     return figure
 
 
@@ -196,6 +197,11 @@ def _millions(N: int, M: int, num_slices: int, widths: Widths) -> dict[int, floa
             m: complexity.parameters(AdditionalCodec(m, N, M, num_slices, widths)) / 1e6
             for m in range(1, num_slices + 1)
         }
+
+
+def _caption(figure: Figure, text: str) -> None:
+    """A title in as many lines as the figure's width needs: some 12 letters an inch."""
+    figure.suptitle(fill(text, int(12 * figure.get_figwidth())), fontsize=10)
 
 
 def _in_order(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -13,7 +13,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "difference": {"color": PALETTE[0], "marker": "s"},
     "LIC": {"color": PALETTE[2], "marker": "^"},
     "SA-ICM": {"color": PALETTE[1], "marker": "*"},
-    "VVC+M": {"color": PALETTE[6], "marker": "v"},
+    "VVC+M": {"color": "#882255", "marker": "v"},
     "VVC": {"color": "black", "marker": "D"},
     "HEVC": {"color": PALETTE[5], "marker": "h"},
     "AVIF": {"color": PALETTE[9], "marker": "P"},

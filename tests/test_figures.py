@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from skimage import data
 from small import SIZES, WIDTHS
@@ -65,6 +66,15 @@ def test_fig_6_counts_additional_bits_on_the_left_and_all_bits_on_the_right(
     np.testing.assert_allclose(line(right, "SA-ICM, x̂_t"), [[0.1, 20]])
     assert "bits per pixel" in right.get_xlabel()
     assert "dB" in left.get_ylabel()
+
+
+def test_a_long_caption_stays_inside_of_its_figure(means: pd.DataFrame) -> None:
+    figure = figures.quality_by_m(means, "Fig. 7: mean over many photos, with masks " * 5)
+    FigureCanvasAgg(figure).draw()
+    assert figure._suptitle
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
 
 
 def test_fig_7_has_a_curve_for_each_m(means: pd.DataFrame) -> None:
