@@ -7,7 +7,7 @@ changes when no number does, and equal inputs must give equal products.
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
@@ -107,7 +107,7 @@ agrees with what lies in the folder.</p>
     write_text(path, pages.page("Provenance", body, '<a href="index.html">report</a>'))
 
 
-def _table(rows: list[tuple[str, ...]], heads: list[str]) -> str:
+def _table(rows: Sequence[tuple[str, ...]], heads: list[str]) -> str:
     return pd.DataFrame(rows, columns=heads).to_html(index=False, border=0)
 
 
