@@ -119,7 +119,8 @@ SMALL = {
     "quality": {"q1": {"lmbda": 0.005}, "q2": {"lmbda": 0.01}},
     "stages": {
         "sa_icm": {"lmbda": 0.05}, "lic": {"quality": ["q1", "q2"]},
-        "fusion": {"quality": ["q1"], "m": [2]}, "difference": {"quality": ["q1"]},
+        "fusion": {"quality": ["q1"], "m": [2], "also": {"m": [1], "quality": ["q1"]}},
+        "difference": {"quality": ["q1"]},
     },
     "anchors": {
         "vvc": {"preset": "faster", "qp": [37, 47]}, "vvc_m": {"qp": [32]},
@@ -252,7 +253,7 @@ def test_the_measurements_are_there_for_every_codec(study: Study) -> None:
     metrics = json.loads((study.folder / "results/metrics.json").read_text())
     assert {"SA-ICM", "LIC", "fusion", "difference", "JPEG", "WebP"} <= set(metrics)
     assert set(metrics["LIC"]) == {"q1", "q2"}
-    assert set(metrics["fusion"]) == {"m2-q1"}
+    assert set(metrics["fusion"]) == {"m2-q1", "m1-q1"}
     for points in metrics.values():
         for numbers in points.values():
             assert numbers["bpp"] == pytest.approx(
