@@ -143,6 +143,7 @@ class Train(Section):
     batch: Positive
     accumulate: Positive
     precision: Literal["float32", "bf16-mixed"]
+    recompute: bool
     learning_rate: Annotated[float, Field(gt=0)]
     aux_learning_rate: Annotated[float, Field(gt=0)]
     clip: Annotated[float, Field(gt=0)]

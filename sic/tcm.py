@@ -16,6 +16,7 @@ from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sic.convolutions import (
     ResidualBlockUpsample,
@@ -77,15 +78,35 @@ WINDOW = 8
 HYPER_WINDOW = 4
 
 
+class Transform(nn.Sequential):
+    """g_a, g_s, h_a or h_s: blocks one after the other.
+
+    Args:
+        recompute: keep only what goes into each block for the backward pass, which then computes
+            the rest once more: a third more time for a fraction of the memory.
+    """
+
+    recompute = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the first block's input, the last block's output."""
+        for block in self:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x)
+        return x
+
+
 def conv_trans_blocks(dim: int, head_dim: int, window: int) -> list[nn.Module]:
     """The two conv-transformer blocks of a stage: windows, then shifted windows."""
     return [ConvTransBlock(dim, head_dim, window, shifted) for shifted in (False, True)]
 
 
-def analysis(N: int, M: int, widths: Widths) -> nn.Sequential:
+def analysis(N: int, M: int, widths: Widths) -> Transform:
     """g_a: image (B, 3, H, W) → latent (B, M, H/16, W/16)."""
     first, second, third = widths.head_dims
-    return nn.Sequential(
+    return Transform(
         ResidualBlockWithStride(3, 2 * N),
         *conv_trans_blocks(N, first, WINDOW),
         ResidualBlockWithStride(2 * N, 2 * N),
@@ -96,10 +117,10 @@ def analysis(N: int, M: int, widths: Widths) -> nn.Sequential:
     )
 
 
-def synthesis(N: int, M: int, widths: Widths) -> nn.Sequential:
+def synthesis(N: int, M: int, widths: Widths) -> Transform:
     """g_s: latent (B, M, H/16, W/16) → image (B, 3, H, W), unclamped."""
     first, second, third = widths.head_dims
-    return nn.Sequential(
+    return Transform(
         ResidualBlockUpsample(M, 2 * N),
         *conv_trans_blocks(N, third, WINDOW),
         ResidualBlockUpsample(2 * N, 2 * N),
@@ -110,18 +131,18 @@ def synthesis(N: int, M: int, widths: Widths) -> nn.Sequential:
     )
 
 
-def hyper_analysis(N: int, M: int, widths: Widths) -> nn.Sequential:
+def hyper_analysis(N: int, M: int, widths: Widths) -> Transform:
     """h_a: latent (B, M, H/16, W/16) → hyper-latent (B, hyper, H/64, W/64)."""
-    return nn.Sequential(
+    return Transform(
         ResidualBlockWithStride(M, 2 * N),
         *conv_trans_blocks(N, widths.hyper_head_dim, HYPER_WINDOW),
         conv3x3(2 * N, widths.hyper, stride=2),
     )
 
 
-def hyper_synthesis(N: int, M: int, widths: Widths) -> nn.Sequential:
+def hyper_synthesis(N: int, M: int, widths: Widths) -> Transform:
     """h_mean_s and h_scale_s: hyper-latent (B, hyper, H/64, W/64) → (B, M, H/16, W/16)."""
-    return nn.Sequential(
+    return Transform(
         ResidualBlockUpsample(widths.hyper, 2 * N),
         *conv_trans_blocks(N, widths.hyper_head_dim, HYPER_WINDOW),
         subpel_conv3x3(2 * N, M, 2),
@@ -260,6 +281,12 @@ class TCM(nn.Module):
         """
         y_hat, likelihoods = self.code_latent(self.g_a(x))
         return CodecOutput(x_hat=self.g_s(y_hat), y_hat=y_hat, likelihoods=likelihoods)
+
+    def recompute(self, wanted: bool) -> None:
+        """Whether the backward pass computes the transforms' blocks again, to save memory."""
+        for part in self.children():
+            if isinstance(part, Transform):
+                part.recompute = wanted
 
     def aux_loss(self) -> Tensor:
         """Loss whose minimum puts the bottleneck's quantiles at the tails of its density."""

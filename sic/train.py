@@ -138,6 +138,7 @@ def _train(
     """:func:`train`, with the run's lock in hand."""
     state = State(codec.to(joined.device), run)
     state.load(folder)
+    codec.recompute(run.settings.recompute)
     saved = time.monotonic()
     if not state.history.rows:
         state.history.close(0, _validate(state, step_loss, run, joined))
@@ -165,6 +166,7 @@ def _train(
                 saved = time.monotonic()
     joined.barrier()
     codec.load_state_dict(state.measured.state_dict())
+    codec.recompute(False)
     codec.eval().cpu()
     return state.history.frame()
 

@@ -175,3 +175,25 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         TCM(num_slices=3)
     with pytest.raises(ValueError, match=r"head dim 16 does not divide the 24"):
         TCM(N=24)
+
+
+def test_recomputing_gives_the_same_gradients_and_keeps_less() -> None:
+    x = astronaut(128, 128)
+    results, kept = [], []
+    for wanted in (False, True):
+        codec = fill(TCM(**SIZES).eval(), "icm").double()
+        codec.recompute(wanted)
+        sizes: dict[int, int] = {}
+
+        def note(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            total = rate_distortion(codec(x), x, lmbda=0.05).total
+        kept.append(sum(sizes.values()))
+        total.backward()
+        results.append([p.grad for p in codec.parameters()])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
+    assert kept[1] < 0.6 * kept[0]
