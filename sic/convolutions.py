@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.grad import conv2d_weight
 
 from sic.bounds import NonNegative
 
@@ -72,19 +73,19 @@ class _Winograd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         return winograd(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, _bias = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         grad = grad.contiguous()
         if ctx.needs_input_grad[0]:
             grad_x = winograd(grad, weight.flip(2, 3).transpose(0, 1), None)
         if ctx.needs_input_grad[1]:
-            grad_weight = nn.grad.conv2d_weight(x, weight.shape, grad, padding=1)
+            grad_weight = conv2d_weight(x, weight.shape, grad, padding=1)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_bias
