@@ -106,7 +106,7 @@ def study(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any
     content = params.load(ROOT / "params.yaml").model_dump()
     content["lic"]["quality"] = content["fusion"]["quality"] = ["q1"]
     content["difference"]["quality"] = ["q1"]
-    content["fusion"]["m"] = [2]
+    content["fusion"] |= {"m": [2], "also": {"m": [], "quality": []}}
     content["detect"] |= {"detector": "yolox", "weights": "detector.onnx", "root": "photos"}
     content["detect"] |= {"annotations": "boxes.json"} | (detect_values or {})
     content["evaluate"] |= {"jpeg": [5, 90], "webp": [], "jpeg_xl": {"effort": 7, "distance": []}}

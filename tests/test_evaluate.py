@@ -16,6 +16,7 @@ from sic import complexity, evaluate, images, params, weights
 from sic.bitstream import ScalableCodec
 from sic.errors import SicError
 from sic.metrics import Metrics
+from sic.params import Also
 from sic.scalable import AdditionalCodec
 from sic.tcm import TCM
 
@@ -48,7 +49,9 @@ def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
     study = STUDY.model_copy(
         update={
             "lic": STUDY.lic.model_copy(update={"quality": ["q1"]}),
-            "fusion": STUDY.fusion.model_copy(update={"quality": ["q1", "q3"], "m": [2, 4]}),
+            "fusion": STUDY.fusion.model_copy(
+                update={"quality": ["q1", "q3"], "m": [2, 4], "also": Also(m=[1], quality=["q3"])}
+            ),
             "difference": STUDY.difference.model_copy(update={"quality": ["q2"]}),
         }
     )
@@ -61,6 +64,7 @@ def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
         ("fusion", "q3", 2, lmbda["q3"]),
         ("fusion", "q1", 4, lmbda["q1"]),
         ("fusion", "q3", 4, lmbda["q3"]),
+        ("fusion", "q3", 1, lmbda["q3"]),
         ("difference", "q2", None, lmbda["q2"]),
     ]
     for item in evaluate.trained(study):
@@ -114,7 +118,9 @@ def run(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> Ite
     study = STUDY.model_copy(
         update={
             "lic": STUDY.lic.model_copy(update=only),
-            "fusion": STUDY.fusion.model_copy(update={**only, "m": [2]}),
+            "fusion": STUDY.fusion.model_copy(
+                update={**only, "m": [2], "also": Also(m=[], quality=[])}
+            ),
             "difference": STUDY.difference.model_copy(update={"quality": []}),
             "evaluate": STUDY.evaluate.model_copy(update=FEW_POINTS),
         }

@@ -37,9 +37,15 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_three_sizes_have_the_same_keys() -> None:
-    assert NAMES == ["gpu", "paper", "sample"]
+def test_all_profiles_have_the_same_keys() -> None:
+    assert NAMES == ["gpu", "paper", "sample", "weights-1", "weights-2", "weights-3"]
     assert len({frozenset(keys(read(PROFILES / f"{name}.yaml"))) for name in NAMES}) == 1
+
+
+def test_the_weights_were_trained_at_the_size_of_the_study_that_starts_from_them() -> None:
+    sample = read(PROFILES / "sample.yaml")["codec"]
+    for run in (1, 2, 3):
+        assert read(PROFILES / f"weights-{run}.yaml")["codec"] == sample
 
 
 def test_every_key_differs_between_sizes() -> None:
@@ -108,7 +114,9 @@ def test_the_gpu_study_fits_its_hour(file: Path) -> None:
 
 def test_an_unknown_profile_is_one_line_with_the_known_ones(file: Path) -> None:
     before = file.read_bytes()
-    with pytest.raises(SicError, match=r"^no profile huge: there are gpu, paper, sample$"):
+    with pytest.raises(
+        SicError, match=r"^no profile huge: there are gpu, paper, sample, weights-1"
+    ):
         apply("huge", file, PROFILES)
     assert file.read_bytes() == before
 
