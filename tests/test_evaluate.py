@@ -23,6 +23,7 @@ from sic.tcm import TCM
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
 Run = Callable[[], pd.DataFrame]
+NO_MORE = Also(m=[], quality=[])
 
 
 def _set(section: str, **values: Any) -> Any:
