@@ -7,7 +7,7 @@ import torch
 from skimage import data as photos_of_skimage
 from small import SIZES
 
-from sic import objectives, weights
+from sic import attention, objectives, weights
 from sic.difference import DifferenceCodec
 from sic.scalable import AdditionalCodec
 from sic.tcm import TCM
@@ -64,3 +64,12 @@ def test_the_base_sees_no_autograd_and_does_not_decode_for_fusion(
     base.g_s.register_forward_hook(lambda *_: pytest.fail("the base's decoder ran"))
     objectives.additional_loss(base, 0.01)(codec, *batch)
     assert modes == [True]
+
+
+def test_training_takes_up_what_the_base_left_in_caches(batch: tuple[torch.Tensor, ...]) -> None:
+    base, codec = a_codec(), AdditionalCodec(5, **SIZES)
+    loss = objectives.additional_loss(base, 0.01)
+    attention.windows.cache_clear()
+    with torch.no_grad():
+        loss(codec, *batch)  # as validation does; the base runs in inference mode
+    loss(codec, *batch).total.backward()
