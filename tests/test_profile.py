@@ -38,13 +38,13 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_all_profiles_have_the_same_keys() -> None:
-    assert NAMES == ["gpu", "paper", "sample", "weights-1", "weights-2", "weights-3", "weights-4"]
+    assert NAMES == ["gpu", "paper", "sample", "weights-1", "weights-2", "weights-3"]
     assert len({frozenset(keys(read(PROFILES / f"{name}.yaml"))) for name in NAMES}) == 1
 
 
 def test_the_weights_were_trained_at_the_size_of_the_study_that_starts_from_them() -> None:
     sample = read(PROFILES / "sample.yaml")["codec"]
-    for run in (1, 2, 3, 4):
+    for run in (1, 2, 3):
         assert read(PROFILES / f"weights-{run}.yaml")["codec"] == sample
 
 
