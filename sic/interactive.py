@@ -125,11 +125,12 @@ def _draw(curves: dict[str, dict[str, list[Any]]]) -> figure:
         number = drawn[codec] = drawn.get(codec, -1) + 1
         look = LOOKS[codec]
         data = ColumnDataSource({**columns, "rate": columns["all"]}, name=name)
-        own = {"x": "rate", "y": "psnr", "source": data, "color": to_hex(look["color"])}
+        at: dict[str, Any] = {"x": "rate", "y": "psnr", "source": data}
+        at["color"] = to_hex(look["color"])
         dash = _DASHES[number % len(_DASHES)]
-        plot.line(**own, line_dash=dash, line_width=1.5, name=f"{name} line")
+        plot.line(**at, line_dash=dash, line_width=1.5, name=f"{name} line")
         marker, _ = _MARKERS[look["marker"]]
-        marks = plot.scatter(**own, marker=marker, size=9, line_width=1.5, name=f"{name} marks")
+        marks = plot.scatter(**at, marker=marker, size=9, line_width=1.5, name=f"{name} marks")
         plot.add_tools(HoverTool(renderers=[marks], tooltips=_HOVER, visible=False))
     return plot
 

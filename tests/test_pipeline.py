@@ -253,11 +253,7 @@ def test_the_measurements_are_there_for_every_codec(study: Study) -> None:
     metrics = json.loads((study.folder / "results/metrics.json").read_text())
     assert {"SA-ICM", "LIC", "fusion", "difference", "JPEG", "WebP"} <= set(metrics)
     assert set(metrics["LIC"]) == {"q1", "q2"}
-<<<<<<< HEAD
-    assert set(metrics["fusion"]) == {"m2-q1", "m1-q1"}
-=======
     assert set(metrics["fusion"]) == {"m1-q1", "m2-q1"}
->>>>>>> 476167b (Profiles: the three runs of the shipped weights; the default study at their size (weights follow))
     for points in metrics.values():
         for numbers in points.values():
             assert numbers["bpp"] == pytest.approx(
