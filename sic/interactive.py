@@ -92,7 +92,7 @@ def _curves(rows: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
         if codec not in LOOKS:  # sending nothing is no curve
             continue
         points = points.sort_values("bpp")
-        name = NAMES.get(codec, codec) + (f", m = {m}" if pd.notna(m) else "")
+        name = NAMES.get(codec, codec) + (f", m = {m}" if points.m.notna().all() else "")
         additional = points.bpp_additional if codec in LAYERED else points.bpp
         found[name] = {
             "codec": [name] * len(points),
