@@ -48,9 +48,11 @@ def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
     """mAP by codec and rate point, a column for each of the ``count`` commonest classes.
 
     Args:
-        classes: the second table of :func:`sic.detect.run`.
+        classes: the second table of :func:`sic.detect.run`, without rows if nothing was detected.
         count: how many classes.
     """
+    if classes.empty:
+        return pd.DataFrame()
     common = classes.drop_duplicates("class").nlargest(count, "objects")["class"]
     points = pd.MultiIndex.from_frame(classes[["codec", "point", "m"]])
     wide = classes.set_index(points).pivot(columns="class", values="ap")

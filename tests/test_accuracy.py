@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sic import accuracy
+from sic import accuracy, detect
 
 POINT = {"lmbda": None, "m": None}
 
@@ -71,3 +71,7 @@ def test_classes_are_the_commonest_ones_in_the_order_of_the_codecs() -> None:
     found = accuracy.by_class(pd.DataFrame(rows).astype({"m": "Int64"}), 2)
     assert list(found.columns) == ["person", "chair"]
     assert found.person.tolist() == [0.3, 0.1, 0.2]
+
+
+def test_without_a_detector_there_are_no_classes() -> None:
+    assert accuracy.by_class(pd.DataFrame(columns=detect.CLASS_COLUMNS), 12).empty
