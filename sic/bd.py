@@ -255,7 +255,14 @@ def compare(table: pd.DataFrame, resamplings: int, quality: str = "psnr") -> pd.
                 for f in fields(found)
             }
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_columns())
+
+
+def _columns() -> list[str]:
+    """Those of :func:`compare`, which a table without any comparison has too."""
+    ends = ["" if f.name == "value" else f"_{f.name}" for f in fields(Delta)]
+    numbers = [name + end for name in ("bd_rate", "bd_psnr") for end in ends]
+    return [*(f.name for f in fields(Comparison)), "images", *numbers]
 
 
 def readable(compared: pd.DataFrame) -> pd.DataFrame:

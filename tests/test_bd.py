@@ -208,3 +208,12 @@ def test_bd_rates_against_published_vtm_are_those_of_another_program(
     published = np.array(anchors.PUBLISHED_VTM_KODAK).T
     found = bd.delta(curve(*means), curve(*published), "rate", 1)
     assert found.value == pytest.approx(percent, abs=1.0)
+
+
+def test_one_point_a_codec_gives_a_table_without_comparisons() -> None:
+    rows = [("a", "LIC", 0.2, 27.0), ("a", "VVC", 0.1, 28.0)]
+    table = pd.DataFrame(rows, columns=["image", "codec", "bpp", "psnr"])
+    table = table.assign(m=pd.array([pd.NA] * 2, "Int64"), bpp_additional=0.0, point="q1")
+    compared = bd.compare(table, MANY)
+    assert bd.readable(compared).empty
+    assert bd.metrics(compared) == {}
