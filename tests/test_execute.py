@@ -90,7 +90,7 @@ def test_a_run_whose_parent_is_killed_ends_too() -> None:
     assert not Path("reports").exists()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"

@@ -111,7 +111,7 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
         ("codec.M", 201, "codec: num_slices=5 must divide M=201"),
         ("codec.head_dims", [8, 8], "codec.head_dims: too few entries"),
         ("codec.head_dims", [8, 8, 16, 16], "codec.head_dims: too many entries"),
-        ("codec.head_dims", [8, 8, 7], "codec: head_dims: 7 must divide 16"),
+        ("codec.head_dims", [12, 12, 7], "codec: head_dims: 7 must divide 12"),
         ("codec.head_dims", 8, "codec.head_dims: input should be a list, not 8"),
         ("codec", None, "codec: input should be keys of its own"),
         ("train.crop", 64, "train.crop: input should be a multiple of 128, not 64"),

@@ -23,7 +23,10 @@ from sic.loss import Loss
 from sic.tcm import TCM
 
 SETTINGS = params.load(Path(__file__).parents[1] / "params.yaml").train.model_copy(
-    update={"batch": 2, "validate_every": 2, "checkpoint_every": 1e-9, "device": "cpu"}
+    update={
+        **{"batch": 2, "validate_every": 2, "checkpoint_every": 1e-9, "device": "cpu"},
+        "learning_rate": 1e-4,  # of new weights, not of shipped ones
+    }
 )
 
 
