@@ -209,7 +209,7 @@ def run_ship(arguments: argparse.Namespace) -> None:
     from sic import params, ship
 
     study = params.load()
-    names = arguments.codec or ship.items(study)
+    names = arguments.codec or study.codecs
     print(f"{len(names)} codecs shipped; {ship.ship(names, study)} describes them")
 
 

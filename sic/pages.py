@@ -16,10 +16,8 @@ def names(study: Params) -> list[str]:
     Never what happens to lie there: pages of codecs taken out of a sweep stay behind.
     """
     return [
-        *("data", "segment", "edges", "codec", "sa_icm"),
-        *(f"lic/{q}" for q in study.lic.quality),
-        *(f"fusion/m{m}-{q}" for m, q in study.fusion.items),
-        *(f"difference/{q}" for q in study.difference.quality),
+        *("data", "segment", "edges", "codec"),
+        *study.codecs,
         *("evaluate", "detect", "stream", "pictures"),
     ]
 

@@ -316,6 +316,16 @@ class Params(Section):
     evaluate: Evaluate
     detect: Detect
 
+    @property
+    def codecs(self) -> list[str]:
+        """Every codec that is trained, by its folder below ``artifacts`` and below ``reports``."""
+        return [
+            "sa_icm",
+            *(f"lic/{q}" for q in self.lic.quality),
+            *(f"fusion/m{m}-{q}" for m, q in self.fusion.items),
+            *(f"difference/{q}" for q in self.difference.quality),
+        ]
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         points = {f"{stage}.quality": getattr(self, stage).quality for stage in SWEEPS}

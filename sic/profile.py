@@ -1,4 +1,4 @@
-"""Profiles: three sizes of the same study, told apart by numbers only.
+"""Profiles: sizes of the same study, and the runs of its weights, told apart by numbers only.
 
 A profile is a small YAML file in ``profiles/`` with the keys in which the sizes differ.  DVC reads
 params.yaml alone, so choosing a profile means writing its numbers there.

@@ -22,35 +22,25 @@ CARDS = "cards.md"
 BASE = "sa_icm"
 
 
-def items(study: params.Params) -> list[str]:
-    """The codecs that params.yaml asks for, by their folders below ``artifacts``."""
-    return [
-        BASE,
-        *(f"lic/{q}" for q in study.lic.quality),
-        *(f"fusion/m{m}-{q}" for m, q in study.fusion.items),
-        *(f"difference/{q}" for q in study.difference.quality),
-    ]
-
-
 def ship(
     names: list[str], study: params.Params, artifacts: Path = ARTIFACTS, folder: Path = WEIGHTS
 ) -> Path:
     """Round trained codecs to float16 and write ``folder/<name>.safetensors`` and the cards.
 
     Args:
-        names: some of :func:`items`; those shipped before keep their files.
+        names: some of ``study.codecs``; those shipped before keep their files.
         study: of which the codecs are.
         artifacts: where training left them.
         folder: where weights go.
 
     Returns:
-        The file of the cards, which describes every item that is there.
+        The file of the cards, which describes every codec that is there.
 
     Raises:
-        SicError: for a name that is no item, a codec that has not been trained, or one that was
+        SicError: for a name that is no codec, a codec that has not been trained, or one that was
             trained on another base than the one that is shipped.
     """
-    known = items(study)
+    known = study.codecs
     for name in names:
         if name not in known:
             raise SicError(f"no codec {name} in params.yaml: there are {', '.join(known)}")

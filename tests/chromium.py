@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PROGRAM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
@@ -139,7 +141,9 @@ class Browser:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """A Chromium with an empty profile, which ends with the block."""
+    """A Chromium with an empty profile, which ends with the block; a test skips without one."""
+    if not PROGRAM:
+        pytest.skip(MISSING)
     to_read, to_write = os.pipe()
     back_read, back_write = os.pipe()
     # The protocol's pipe is file descriptors 3 and 4 of the browser: keep ours clear of them.

@@ -62,8 +62,6 @@ def test_a_scene_shows_what_the_files_decode_to_with_their_rate() -> None:
 
 @pytest.fixture
 def opened(page: Path, tmp_path: Path) -> Iterator[chromium.Browser]:
-    if not chromium.PROGRAM:
-        pytest.skip(chromium.MISSING)
     with chromium.browser(tmp_path / "profile") as window:
         window.open(page)
         yield window

@@ -59,8 +59,6 @@ def test_every_codec_is_in_the_page_and_nothing_is_loaded(page: Path) -> None:
 
 @pytest.fixture
 def opened(page: Path, tmp_path: Path) -> Iterator[chromium.Browser]:
-    if not chromium.PROGRAM:
-        pytest.skip(chromium.MISSING)
     with chromium.browser(tmp_path / "profile") as window:
         window.open(page)
         window.until("document.getElementById('plot').dataset.ready === 'yes'")

@@ -31,7 +31,7 @@ def artifacts(tmp_path: Path) -> Path:
 
 
 def fusion() -> str:
-    return next(name for name in ship.items(STUDY) if name.startswith("fusion/m5"))
+    return next(name for name in STUDY.codecs if name.startswith("fusion/m5"))
 
 
 def leave(folder: Path, codec: TCM, about: dict[str, object]) -> None:
