@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import chromium
 import nbformat
 import pytest
 from ruamel.yaml import YAML
@@ -215,6 +216,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def restored(study: Study) -> Iterator[Study]:
     yield study
     study.git("checkout", "-q", ".")
+    study.dvc("checkout", "--force")
 
 
 def test_the_run_ends_with_the_report(study: Study) -> None:
@@ -231,6 +233,19 @@ def test_the_run_ends_with_the_report(study: Study) -> None:
     for path in notebooks:
         cells = nbformat.read(path, as_version=4).cells
         assert cells[-1].outputs, f"{path} ends with its finding"
+
+
+def test_every_page_opens_without_a_fault_or_the_network_and_fits_its_window(
+    study: Study, tmp_path: Path
+) -> None:
+    study.python("-m", "sic.provenance")
+    with chromium.browser(tmp_path) as window:
+        for page in sorted((study.folder / "reports").rglob("*.html")):
+            for width in (1366, 390):
+                window.open(page, width)
+                assert window.faults == [], page
+                assert [a for a in window.requests if not a.startswith("file:")] == [], page
+                assert window.value("document.documentElement.scrollWidth") <= width, page
 
 
 def test_the_measurements_are_there_for_every_codec(study: Study) -> None:
@@ -273,6 +288,43 @@ def test_one_lambda_retrains_that_point_alone(restored: Study) -> None:
     restored.edit(lambda content: content["quality"]["q2"].update(lmbda=0.02))
     # One codec trains; the others name rate points in their tables.
     assert restored.changed() == {"lic@q2", *NAMES_POINTS}
+
+
+def test_metrics_diff_shows_what_a_changed_lambda_moved(restored: Study) -> None:
+    restored.edit(lambda content: content["quality"]["q2"].update(lmbda=0.03))
+    restored.dvc("repro", "evaluate")
+    moved = json.loads(restored.dvc("metrics", "diff", "--json"))["results/metrics.json"]
+    assert moved
+    assert {tuple(key.split(".")[:2]) for key in moved} == {("LIC", "q2")}
+
+
+def test_a_reviewer_pulls_every_result_and_has_nothing_to_run(study: Study, tmp_path: Path) -> None:
+    study.dvc("remote", "add", "--local", "--force", "shelf", str(tmp_path / "shelf"))
+    study.dvc("push", "--remote", "shelf")
+    reviewer = object.__new__(Study)
+    reviewer.folder = tmp_path / "reviewer"
+    study.git("clone", "-q", str(study.folder), str(reviewer.folder))
+    reviewer.dvc("remote", "add", "--local", "shelf", str(tmp_path / "shelf"))
+    reviewer.dvc("pull", "--remote", "shelf")
+    assert reviewer.changed() == set()
+    for page in ("index.html", "pictures/index.html", "lic/q1/notebook.ipynb"):
+        assert (reviewer.folder / "reports" / page).read_bytes() == (
+            study.folder / "reports" / page
+        ).read_bytes()
+
+
+def test_the_bundle_opens_anywhere_and_is_refused_when_it_is_old(
+    restored: Study, tmp_path: Path
+) -> None:
+    restored.python("-m", "sic.bundle", str(tmp_path / "all.zip"))
+    shutil.unpack_archive(tmp_path / "all.zip", tmp_path)
+    report = (tmp_path / "all/reports/index.html").read_text()
+    for link in set(re.findall(r'(?:href|src)="([\w./-]+)"', report)):
+        assert (tmp_path / "all/reports" / link).exists(), link
+    restored.edit(lambda content: content["edges"].update(alpha=0.5))
+    with pytest.raises(AssertionError, match=r"edges, report would run anew"):
+        restored.python("-m", "sic.bundle", str(tmp_path / "old.zip"))
+    assert not (tmp_path / "old.zip").exists()
 
 
 def test_plotting_reruns_the_report_alone(restored: Study) -> None:
