@@ -1,6 +1,5 @@
 """The pages of the report: which there are, and the one look they share."""
 
-import base64
 from html import escape
 from pathlib import Path
 
@@ -55,7 +54,9 @@ def page(title: str, body: str, way_back: str = "") -> str:
 
 
 def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:
-    """A saved figure as HTML: the picture inside of the page, links to the PNG and SVG files.
+    """A saved figure as HTML: the picture, from its file in the report's folder, and links to both
+    files.  (Inside of the page it would be stored four times: as PNG and SVG, and in the page as
+    HTML and as a notebook.)
 
     Args:
         path: as given to :func:`sic.figures.save`, below ``report``.
@@ -65,15 +66,11 @@ def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:
     Raises:
         SicError: if the figure has not been saved.
     """
-    png = path.with_suffix(".png")
-    if not png.is_file():
-        raise SicError(f"no figure {png}; save it first (sic.figures.save)")
-    content = base64.b64encode(png.read_bytes()).decode()
-    links = " · ".join(
-        f'<a href="{path.with_suffix(suffix).relative_to(report)}">{path.name}{suffix}</a>'
-        for suffix in (".svg", ".png")
-    )
+    if not path.with_suffix(".png").is_file():
+        raise SicError(f"no figure {path.with_suffix('.png')}; save it first (sic.figures.save)")
+    svg, png = (path.with_suffix(suffix).relative_to(report) for suffix in (".svg", ".png"))
     return (
-        f'<figure><img src="data:image/png;base64,{content}" alt="{escape(alt)}">'
-        f"<figcaption>{links}</figcaption></figure>"
+        f'<figure><img src="{png}" alt="{escape(alt)}">'
+        f'<figcaption><a href="{svg}">{svg.name}</a> · <a href="{png}">{png.name}</a></figcaption>'
+        "</figure>"
     )
