@@ -4,10 +4,9 @@ Every section has the name of the stage it steers.  Unknown keys, wrong types an
 range end in one line that names the file, the key and what is allowed.
 """
 
-import difflib
 from itertools import product
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -25,6 +24,7 @@ from sic.section import (
     Section,
     Share,
     Split,
+    describe,
     once,
 )
 
@@ -341,16 +341,6 @@ class Params(Section):
         return self
 
 
-# Where Pydantic speaks of Python, readers of YAML need other words.
-_PLAIN = {
-    "model_type": "input should be keys of its own, as in the committed params.yaml",
-    "tuple_type": "input should be a list",
-    "list_type": "input should be a list",
-    "too_short": "too few entries",
-    "too_long": "too many entries",
-}
-
-
 def load(path: Path = PARAMS) -> Params:
     """Read and check params.yaml.
 
@@ -371,34 +361,4 @@ def load(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise SicError(f"{path}: {_describe(error)}") from None
-
-
-def _describe(error: ValidationError) -> str:
-    """The gravest fault in one line: an unknown key first, with the closest known one."""
-    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    # Pydantic adds "[key]" where the name of a key is wrong; users know keys only.
-    location = [part for part in problem["loc"] if part != "[key]"]
-    key = ".".join(str(part) for part in location)
-    if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]))
-        hint = f"; did you mean {close[0]}?" if close else "; remove it"
-        return f"unknown key {key}{hint}"
-    if problem["type"] == "missing":
-        whole = isinstance(location[-1], str)
-        return f"key {key} is missing" if whole else f"{key.rpartition('.')[0]}: too few entries"
-    if problem["type"] == "value_error":
-        message = str(problem["ctx"]["error"])
-        return f"{key}: {message}" if key else message
-    message = _PLAIN.get(problem["type"], problem["msg"])
-    return f"{key}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
-
-
-def _known_keys(location: list[int | str]) -> list[str]:
-    """Keys of the section at ``location`` in params.yaml."""
-    model: Any = Params
-    for part in location:
-        # `quality` is the one section whose keys are the user's own.
-        model = model.model_fields[part].annotation if model is not dict else Point
-        model = get_origin(model) or model
-    return list(model.model_fields)
+        raise SicError(f"{path}: {describe(error, Params)}") from None

@@ -1,8 +1,17 @@
-"""What the sections of params.yaml have in common: strictness, and the kinds of their values."""
+"""What the sections of params.yaml have in common: strictness, the kinds of their values, and how
+faults are told."""
 
-from typing import Annotated, Any, Literal
+import difflib
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -51,3 +60,43 @@ class Section(BaseModel):
     """A section of params.yaml: no unknown keys, no coercion between types, read-only."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+# Where Pydantic speaks of Python, readers of YAML need other words.
+_PLAIN = {
+    "model_type": "input should be keys of its own, as in the committed params.yaml",
+    "tuple_type": "input should be a list",
+    "list_type": "input should be a list",
+    "too_short": "too few entries",
+    "too_long": "too many entries",
+}
+
+
+def describe(error: ValidationError, whole: type[Section]) -> str:
+    """The gravest fault in one line: an unknown key first, with the closest known one."""
+    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    # Pydantic adds "[key]" where the name of a key is wrong; users know keys only.
+    location = [part for part in problem["loc"] if part != "[key]"]
+    key = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(location[-1]), _known_keys(whole, location[:-1]))
+        hint = f"; did you mean {close[0]}?" if close else "; remove it"
+        return f"unknown key {key}{hint}"
+    if problem["type"] == "missing":
+        named = isinstance(location[-1], str)
+        return f"key {key} is missing" if named else f"{key.rpartition('.')[0]}: too few entries"
+    if problem["type"] == "value_error":
+        message = str(problem["ctx"]["error"])
+        return f"{key}: {message}" if key else message
+    message = _PLAIN.get(problem["type"], problem["msg"])
+    return f"{key}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+
+
+def _known_keys(whole: type[Section], location: list[int | str]) -> list[str]:
+    """Keys of the section at ``location`` in params.yaml."""
+    kind: Any = whole
+    for part in location:
+        # A mapping whose keys are the user's own (`quality`) has sections for values.
+        user = get_origin(kind) is dict
+        kind = get_args(kind)[1] if user else kind.model_fields[part].annotation
+    return list(kind.model_fields)
