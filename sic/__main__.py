@@ -193,6 +193,36 @@ def run_train(arguments: argparse.Namespace) -> None:
         print(f"{job.run.name} is trained; `dvc repro` takes it up")
 
 
+def add_complement(commands: Commands) -> None:
+    """`complement artifacts/lic/q2/codec.safetensors -o build/complement.safetensors`."""
+    parser = commands.add_parser(
+        "complement",
+        help="a start for additional codecs: a LIC that sends what the study's base does not",
+    )
+    parser.add_argument("lic", type=Path, help="checkpoint of a human LIC")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the file that `fusion.init` then names"
+    )
+    parser.set_defaults(run=run_complement)
+
+
+def run_complement(arguments: argparse.Namespace) -> None:
+    """Fit a LIC to the base of ``artifacts`` on the training photos; see sic/complement.py."""
+    from sic import complement, crops, params, stages, weights
+
+    study = params.load()
+    lic, base = weights.load(arguments.lic), weights.load(stages.BASE)
+    photos = crops.photos("train", study.data)
+    looked_at = crops.Crops(photos, study.train.crop, len(photos), study.seed)
+    codec = complement.complement(lic, base, looked_at)
+    origin = {
+        "complement": str(arguments.lic),
+        "base": weights.metadata(stages.BASE)["fingerprint"],
+    }
+    weights.save(arguments.output, codec, origin)
+    print(f"{arguments.output}: an additional codec of m = {codec.m} slices to start from")
+
+
 def add_ship(commands: Commands) -> None:
     """`ship`, `ship sa_icm`."""
     parser = commands.add_parser(
@@ -250,6 +280,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_segment,
     add_edges,
     add_train,
+    add_complement,
     add_ship,
 )
 

@@ -26,7 +26,7 @@ ORDER = """
     errors files fetch work section params profile platforms
     images splits coco data records annotations graph mobile_sam sam segment edges crops
     bounds convolutions attention layers density tcm scalable difference complexity loss weights
-    objectives checkpoint schedule run train stages ship
+    objectives checkpoint schedule run train stages complement ship
     entropy latent stripes container bitstream
     planes metrics ffmpeg vtm classical anchors vvc_m curves bd cost evaluate
     detectors coco_eval detect looks accuracy findings figures schematic
