@@ -5,6 +5,7 @@ Section 3.2.  Which pixel stands in which window, and which windows need a mask,
 size of the feature map alone: it is worked out once and kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,8 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-#: Entries of the attention matrices that the backward pass holds at a time.
+#: Entries of attention matrices that are kept for the backward pass, or held in it at a time.
 MATRIX_ENTRIES = 2**22
+
+#: Number of windows that share an attention bias, and the bias; for windows in that order.
+Kinds = Sequence[tuple[int, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """
     bias = bias.to(q.dtype)
     if q.device.type == "cpu" and bias.requires_grad:
-        out: Tensor = _Attention.apply(q, k, v, bias)
-        return out
+        if len(q) * bias[0].numel() > MATRIX_ENTRIES:
+            out: Tensor = _Attention.apply(q, k, v, bias)
+            return out
+        # Small matrices are kept: to compute them again takes a sixth of a small codec's step.
+        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT + bias, dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
@@ -204,18 +211,20 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_params.flatten(1)[:, self.relative_index].unsqueeze(0)
         return bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
 
-    def forward(self, tokens: Tensor, bias: Tensor) -> Tensor:
-        """Attention of windows of one kind.
+    def forward(self, tokens: Tensor, kinds: Kinds) -> Tensor:
+        """Attention inside windows.
 
         Args:
-            tokens: (windows, window², C).
-            bias: :meth:`attention_bias` of that kind.
+            tokens: (windows, window², C), windows of one kind after those of another.
+            kinds: number of windows of each kind, and their :meth:`attention_bias`.
 
         Returns:
             (windows, window², C).
         """
         qkv = self.embedding_layer(tokens).unflatten(-1, (3, -1, self.head_dim))
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        x = attend(q, k, v, bias)
+        counts = [count for count, _ in kinds]
+        of_kind = (part.transpose(1, 2).split(counts) for part in qkv.unbind(2))
+        parts = [attend(q, k, v, bias) for q, k, v, (_, bias) in zip(*of_kind, kinds, strict=True)]
+        x = torch.cat(parts) if len(parts) > 1 else parts[0]
         out: Tensor = self.linear(x.transpose(1, 2).flatten(-2))
         return out

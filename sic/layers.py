@@ -11,7 +11,7 @@ because LayerNorm and the linear maps act on the last axis.
 import torch
 from torch import Tensor, nn
 
-from sic.attention import WindowAttention, permuted
+from sic.attention import Kinds, WindowAttention, permuted
 from sic.convolutions import ResidualBlock, ResidualUnit, conv1x1, pointwise
 
 #: Tokens that a transformer block works on at a time when no gradient is asked for.
@@ -32,18 +32,20 @@ class TransformerBlock(nn.Module):
         """Tokens (B·H·W, C) in the order of the rasters → the same."""
         cut = self.msa.cut(batch, height, width, x.device)
         x = permuted(x, cut.order, cut.back).unflatten(0, (-1, self.msa.window**2))
-        # Windows see nothing of each other: without gradients, a few at a time take less memory.
-        step = len(x) if torch.is_grad_enabled() else max(TOKENS // x.shape[1], 1)
-        parts = []
-        for same, (_, allowed) in zip(x.split([n for n, _ in cut.kinds]), cut.kinds, strict=True):
-            bias = self.msa.attention_bias(allowed)
-            parts += [self._windows(part, bias) for part in same.split(step)]
-        out = torch.cat(parts) if len(parts) > 1 else parts[0]
+        kinds = [(count, self.msa.attention_bias(allowed)) for count, allowed in cut.kinds]
+        if torch.is_grad_enabled():
+            out = self._windows(x, kinds)
+        else:
+            # Windows see nothing of each other: a few at a time take less memory.
+            step = max(TOKENS // x.shape[1], 1)
+            same = zip(x.split([count for count, _ in kinds]), kinds, strict=True)
+            few = ((part, bias) for all_, (_, bias) in same for part in all_.split(step))
+            out = torch.cat([self._windows(part, [(len(part), bias)]) for part, bias in few])
         return permuted(out.flatten(0, 1), cut.back, cut.order)
 
-    def _windows(self, x: Tensor, bias: Tensor) -> Tensor:
+    def _windows(self, x: Tensor, kinds: Kinds) -> Tensor:
         """(windows, window², C) → the same."""
-        x = x + self.msa(self.ln1(x), bias)
+        x = x + self.msa(self.ln1(x), kinds)
         out: Tensor = x + self.mlp(self.ln2(x))
         return out
 

@@ -112,10 +112,11 @@ BLOCKS = {
 }
 
 
+@pytest.mark.parametrize("entries", [2**15, 2**22], ids=["computed again in pieces", "kept"])
 @pytest.mark.parametrize("name", BLOCKS)
-def test_values_and_gradients_are_those_of_the_plain_path(name, monkeypatch):
+def test_values_and_gradients_are_those_of_the_plain_path(name, entries, monkeypatch):
     torch.manual_seed(1)
-    monkeypatch.setattr(attention, "MATRIX_ENTRIES", 2**15)  # the backward pass in pieces
+    monkeypatch.setattr(attention, "MATRIX_ENTRIES", entries)
     build, channels = BLOCKS[name]
     block = double(build())
     results = []
