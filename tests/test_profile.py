@@ -13,6 +13,8 @@ from sic.profile import apply
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ROOT / "profiles"
+#: Runs that the weights of data/weights took.
+RUNS = range(1, 6)
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
@@ -38,13 +40,13 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_all_profiles_have_the_same_keys() -> None:
-    assert NAMES == ["gpu", "paper", "sample", "weights-1", "weights-2", "weights-3"]
+    assert NAMES == ["gpu", "paper", "sample", *(f"weights-{run}" for run in RUNS)]
     assert len({frozenset(keys(read(PROFILES / f"{name}.yaml"))) for name in NAMES}) == 1
 
 
 def test_the_weights_were_trained_at_the_size_of_the_study_that_starts_from_them() -> None:
     sample = read(PROFILES / "sample.yaml")["codec"]
-    for run in (1, 2, 3):
+    for run in RUNS:
         assert read(PROFILES / f"weights-{run}.yaml")["codec"] == sample
 
 
@@ -71,13 +73,13 @@ def test_sample_brings_the_default_back_byte_for_byte(file: Path) -> None:
 
 
 def test_comments_and_numbers_of_one_s_own_stay(file: Path) -> None:
-    text = file.read_text(encoding="utf-8").replace("alpha: 0.78 ", "alpha: 0.930 ", 1)
+    text = file.read_text(encoding="utf-8").replace("thresh: 0.9\n", "thresh: 0.910\n", 1)
     file.write_text(text + "# mine\n", encoding="utf-8")
     comments = [line.partition("#")[2] for line in file.read_text(encoding="utf-8").splitlines()]
     apply("paper", file, PROFILES)
     after = file.read_text(encoding="utf-8")
     assert [line.partition("#")[2] for line in after.splitlines()] == comments
-    assert "alpha: 0.930 " in after
+    assert "stability_score_thresh: 0.910" in after
     assert "root: null" in after
 
 

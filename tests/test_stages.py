@@ -147,7 +147,7 @@ def test_words_name_a_job(
         (["lic"], r"no codec 'lic'; name one of"),
         (["base"], r"no codec 'base'"),
         (["lic", "m=1", "quality=q2"], r"no codec"),
-        (["lic", "quality=q9"], r"no rate point q9: there are q1, q2, q3, q4"),
+        (["lic", "quality=q9"], r"no rate point q9: there are q0, q1, q2, q3, q4"),
         (["fusion", "m=6", "quality=q1"], r"m=6 must lie between 1 and 5"),
     ],
 )
