@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
@@ -37,6 +37,9 @@ from sic.run import Run, State
 from sic.tcm import TCM
 from sic.work import Worker
 
+if TYPE_CHECKING:  # importing it takes as long as PyTorch and all else together
+    from lightning_fabric import Fabric
+
 
 def device(name: params.Device) -> torch.device:
     """The device that a `device` setting asks for.
@@ -49,13 +52,15 @@ def device(name: params.Device) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def fabric(settings: params.Train) -> Fabric:
+def fabric(settings: params.Train) -> "Fabric":
     """This process among those that train one codec together; alone unless torchrun or SLURM
     started several.
 
     Raises:
         SicError: if the batch cannot be shared evenly, or the device is not there.
     """
+    from lightning_fabric import Fabric
+
     worker = Worker.from_environment()
     if settings.accumulate % worker.size:
         raise SicError(
@@ -133,7 +138,7 @@ def _train(
     run: Run,
     folder: Path,
     show: Callable[[pd.DataFrame], None] | None,
-    joined: Fabric,
+    joined: "Fabric",
 ) -> pd.DataFrame:
     """:func:`train`, with the run's lock in hand."""
     state = State(codec.to(joined.device), run)
@@ -197,7 +202,7 @@ class _Shares:
                 yield list(range(first, first + size))
 
 
-def _parts(run: Run, first_step: int, joined: Fabric) -> DataLoader[Crop]:
+def _parts(run: Run, first_step: int, joined: "Fabric") -> DataLoader[Crop]:
     """The parts of the batches that this process computes, from ``first_step`` on."""
     settings = run.settings
     numbered = Crops(run.photos, settings.crop, run.steps * settings.batch, run.seed)
@@ -211,7 +216,7 @@ def _parts(run: Run, first_step: int, joined: Fabric) -> DataLoader[Crop]:
 
 
 def _step(
-    state: State, step_loss: StepLoss, parts: Iterator[Crop], run: Run, joined: Fabric
+    state: State, step_loss: StepLoss, parts: Iterator[Crop], run: Run, joined: "Fabric"
 ) -> float:
     """One step of both optimisers; returns L.
 
@@ -255,7 +260,7 @@ def _seed(seed: int, step: int, part: int) -> None:
     torch.manual_seed(int(drawn[0] >> np.uint64(1)))
 
 
-def _add_up(codec: TCM, values: Tensor, joined: Fabric) -> None:
+def _add_up(codec: TCM, values: Tensor, joined: "Fabric") -> None:
     """Sum gradients and values over the processes, in place."""
     grads = [p.grad for p in codec.parameters() if p.grad is not None]
     if joined.world_size > 1:
@@ -265,7 +270,7 @@ def _add_up(codec: TCM, values: Tensor, joined: Fabric) -> None:
     values.copy_(_sum(values, joined))
 
 
-def _sum(tensor: Tensor, joined: Fabric) -> Tensor:
+def _sum(tensor: Tensor, joined: "Fabric") -> Tensor:
     """Its sum over the processes."""
     summed = joined.all_reduce(tensor, reduce_op="sum")
     assert isinstance(summed, Tensor)
@@ -279,7 +284,7 @@ def _values(losses: Loss) -> Tensor:
 
 
 @torch.no_grad()
-def _validate(state: State, step_loss: StepLoss, run: Run, joined: Fabric) -> list[float]:
+def _validate(state: State, step_loss: StepLoss, run: Run, joined: "Fabric") -> list[float]:
     """Means of L, bpp and mse over the validation images, whole, as the decoder sees them."""
     if not run.validation:
         return []
