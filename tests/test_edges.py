@@ -179,11 +179,11 @@ def test_another_alpha_needs_no_new_segments(tmp_path: Path) -> None:
     segment.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
     one = edges.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
     content = study(tmp_path).model_dump()
-    content["edges"]["alpha"] = 0.93
+    content["edges"]["alpha"] = 0.5
     other = edges.run(params.Params.model_validate(content), tmp_path / "data", tmp_path / "c")
     assert one is not None
     assert other is not None
-    assert sum(other.values()) < sum(one.values())
+    assert sum(other.values()) > sum(one.values()), "doubtful segments are drawn, too"
 
 
 def test_fifty_images_a_second_at_640_by_480() -> None:
