@@ -213,8 +213,7 @@ def run_complement(arguments: argparse.Namespace) -> None:
     study = params.load()
     lic, base = weights.load(arguments.lic), weights.load(stages.BASE)
     photos = crops.photos("train", study.data)
-    looked_at = crops.Crops(photos, study.train.crop, len(photos), study.seed)
-    codec = complement.complement(lic, base, looked_at)
+    codec = complement.complement(lic, base, photos, study.train.crop, study.seed)
     origin = {
         "complement": str(arguments.lic),
         "base": weights.metadata(stages.BASE)["fingerprint"],

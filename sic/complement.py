@@ -10,12 +10,14 @@ least-squares prediction W h, and
 is again such a layer.  All else is the LIC's: g_a before it, the entropy model, and g_s as g_human.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sic.crops import Crops
+from sic.crops import Crops, Photo
 from sic.errors import SicError
 from sic.scalable import AdditionalCodec
 from sic.tcm import TCM
@@ -27,13 +29,17 @@ ROWS = 32
 RIDGE = 1e-3
 
 
-def complement(lic: TCM, base: TCM, crops: Crops) -> AdditionalCodec:
+def complement(
+    lic: TCM, base: TCM, photos: Sequence[Photo], crop: int, seed: int
+) -> AdditionalCodec:
     """The additional codec of all n slices that sends y of the LIC less what it can tell of ŷ.
 
     Args:
         lic: a human LIC.
         base: the base, of the same size.
-        crops: of training photos; a few are looked at.
+        photos: to train on; some crops of them are looked at.
+        crop: their side in pixels.
+        seed: what they follow from.
 
     Raises:
         SicError: if the two codecs have different sizes.
@@ -49,6 +55,8 @@ def complement(lic: TCM, base: TCM, crops: Crops) -> AdditionalCodec:
     last = codec.g_a[-1]
     assert isinstance(last, nn.Conv2d)
     assert last.bias is not None
+    rows = ROWS * (last.weight[0].numel() + 1)
+    crops = Crops(photos, crop, -(-rows * 16**2 // crop**2), seed)
     weight, bias = _prediction(codec.g_a[:-1], last, base, crops)
     with torch.no_grad():
         last.weight -= weight
@@ -63,11 +71,10 @@ def _prediction(
     """Weight and bias of the layer, of the shape of ``last``, that predicts ŷ of the base best."""
     base = base.eval()
     unknowns = last.weight[0].numel() + 1
-    count = -(-ROWS * unknowns * 16**2 // crops.size**2)
     hh = torch.zeros(unknowns, unknowns, dtype=torch.float64)
     hy = torch.zeros(unknowns, base.M, dtype=torch.float64)
-    for i in tqdm(range(count), desc="least squares", unit="crop"):
-        x = crops[i % len(crops)][0][None]
+    for i in tqdm(range(len(crops)), desc="least squares", unit="crop"):
+        x = crops[i][0][None]
         h = _patches(features(x), last)
         y_hat, _ = base.code_latent(base.g_a(x))
         hh += h @ h.mT
