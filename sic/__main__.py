@@ -46,7 +46,12 @@ def run_encode(arguments: argparse.Namespace) -> None:
     if arguments.split and arguments.enhancement is None:
         raise SicError("--split needs an --enhancement to split off")
     codec = _codec(arguments)
-    stream_files.each(jobs, lambda job: stream_files.encode(codec, job, arguments.split), "encode")
+    stream_files.each(
+        jobs,
+        lambda some: stream_files.encode(codec, some, arguments.split),
+        "encode",
+        arguments.batch,
+    )
 
 
 def add_decode(commands: Commands) -> None:
@@ -73,7 +78,9 @@ def run_decode(arguments: argparse.Namespace) -> None:
     if layer == "human" and arguments.enhancement is None:
         raise SicError("--layer human needs --enhancement, the weights of the second layer")
     codec = _codec(arguments)
-    stream_files.each(jobs, lambda job: stream_files.decode(codec, job, layer), "decode")
+    stream_files.each(
+        jobs, lambda some: stream_files.decode(codec, some, layer), "decode", arguments.batch
+    )
 
 
 def add_info(commands: Commands) -> None:
@@ -255,6 +262,19 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where the transforms run (default: auto, a GPU if there is one)",
     )
+    parser.add_argument(
+        "--batch",
+        type=_count,
+        default=1,
+        help="files of a folder whose transforms run together, if they have one size; a GPU is "
+        "quicker so, a CPU is not (default: 1)",
+    )
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 on")
+    return int(word)
 
 
 def _codec(arguments: argparse.Namespace) -> "ScalableCodec":

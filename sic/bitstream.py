@@ -6,9 +6,10 @@
 Rates in the study are the lengths of these bytes.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +19,15 @@ from sic import images, stripes, weights
 from sic.container import NOTHING, Kind, Layer, read_layer, read_layers, size_problem
 from sic.difference import DifferenceCodec
 from sic.errors import SicError, StreamError
-from sic.images import Pixels
+from sic.images import MULTIPLE, Pixels
 from sic.latent import Bits, Latent, LatentCoder
 from sic.platforms import Platform
 from sic.scalable import AdditionalCodec, fuse
 from sic.tcm import TCM
 
 Reader = Literal["machine", "human"]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -115,31 +118,39 @@ class ScalableCodec:
         """
         return self.encode_layers(image).stream
 
-    @torch.inference_mode()
     def encode_layers(self, image: Pixels) -> Encoding:
         """As :meth:`encode`, with the layers apart and all that their writer knows of them.
 
         ``.base.stream`` and ``.enhancement.stream`` may be kept in two files; joined, they are
         the whole.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise SicError(
-                f"a picture to encode is uint8 (H, W, 3), not {image.dtype} {image.shape}; read "
-                "it with sic.images.read"
-            )
-        height, width = image.shape[:2]
-        if problem := size_problem(height, width):
-            raise SicError(problem)
-        x = images.pad(images.to_tensor(image))
-        base = self.base.encode(x, height, width, NOTHING)
-        if self.enhancement is None:
-            return Encoding(base, None)
-        if self.enhancement.kind is Kind.DIFFERENCE:
-            x = x - self._x_hat_t(base.latent)
-        below = base.latent.digest()
-        return Encoding(base, self.enhancement.encode(x, height, width, below))
+        return self.encode_batch([image])[0]
 
     @torch.inference_mode()
+    def encode_batch(self, pictures: Sequence[Pixels]) -> list[Encoding]:
+        """As :meth:`encode_layers` of each picture.
+
+        Those of one size, once padded, go through g_a and h_a as one batch, which is what a GPU
+        is quicker with; what symbols depend on is computed picture by picture
+        (:mod:`sic.latent`), so that a file can be read whatever it was written beside.
+        """
+        for image in pictures:
+            _check_picture(image)
+        return _by_size([_padded(*image.shape[:2]) for image in pictures], pictures, self._encode)
+
+    def _encode(self, pictures: list[Pixels]) -> list[Encoding]:
+        """Of pictures that have one size when padded."""
+        sizes = [(image.shape[0], image.shape[1]) for image in pictures]
+        x = torch.cat([images.pad(images.to_tensor(image)) for image in pictures])
+        bases = self.base.encode(x, sizes, [NOTHING] * len(sizes))
+        if self.enhancement is None:
+            return [Encoding(base, None) for base in bases]
+        if self.enhancement.kind is Kind.DIFFERENCE:
+            x = x - self._x_hat_t(torch.cat([base.latent.y_hat for base in bases]))
+        below = [base.latent.digest() for base in bases]
+        enhancements = self.enhancement.encode(x, sizes, below)
+        return [Encoding(*layers) for layers in zip(bases, enhancements, strict=True)]
+
     def decode(self, stream: bytes, layer: Reader = "machine") -> Pixels:
         """The picture in a stream, uint8 (H, W, 3) RGB.
 
@@ -153,10 +164,24 @@ class ScalableCodec:
                 reconstruct exactly on this machine.
             SicError: if the codec has no enhancement and "human" is asked for.
         """
-        layers = self._layers(stream, layer)
-        latents = self._read(layers)
-        x_hat = self._x_hat_t(latents[0]) if layer == "machine" else self._x_hat(*latents)
-        return images.to_uint8(images.crop(x_hat, layers[0].height, layers[0].width))
+        return self.decode_batch([stream], layer)[0]
+
+    @torch.inference_mode()
+    def decode_batch(self, streams: Sequence[bytes], layer: Reader = "machine") -> list[Pixels]:
+        """As :meth:`decode` of each stream; g_s takes those of one padded size as one batch."""
+        records = [self._layers(stream, layer) for stream in streams]
+        sizes = [_padded(layers[0].height, layers[0].width) for layers in records]
+        return _by_size(sizes, records, lambda same: self._decode(same, layer))
+
+    def _decode(self, records: list[list[Layer]], layer: Reader) -> list[Pixels]:
+        """Of streams whose pictures have one size when padded."""
+        latents = zip(*(self._read(layers) for layers in records), strict=True)
+        y_hat = [torch.cat([latent.y_hat for latent in of_layer]) for of_layer in latents]
+        x_hat = self._x_hat_t(y_hat[0]) if layer == "machine" else self._x_hat(*y_hat)
+        return [
+            images.to_uint8(images.crop(x_hat[i : i + 1], layers[0].height, layers[0].width))
+            for i, layers in enumerate(records)
+        ]
 
     @torch.inference_mode()
     def decode_latents(self, stream: bytes, layer: Reader = "machine") -> list[Latent]:
@@ -194,16 +219,16 @@ class ScalableCodec:
         codecs = (self.base, self.enhancement)
         return [codec.decode(layer) for codec, layer in zip(codecs, layers, strict=False) if codec]
 
-    def _x_hat_t(self, base: Latent) -> Tensor:
-        """(5): the padded picture for machines, as 8 bits have it, on the CPU."""
-        return images.quantise(self.base.synthesise(base.y_hat))
+    def _x_hat_t(self, y_hat: Tensor) -> Tensor:
+        """(5): the padded pictures for machines, as 8 bits have them, on the CPU."""
+        return images.quantise(self.base.synthesise(y_hat))
 
-    def _x_hat(self, base: Latent, enhancement: Latent) -> Tensor:
-        """(8), or of the difference codec x̂_t + d̂: the padded picture for people, on the CPU."""
+    def _x_hat(self, y_hat: Tensor, enhancement: Tensor) -> Tensor:
+        """(8), or of the difference codec x̂_t + d̂: the padded pictures for people, on the CPU."""
         assert self.enhancement is not None
         if self.enhancement.kind is Kind.DIFFERENCE:
-            return self._x_hat_t(base) + self.enhancement.synthesise(enhancement.y_hat)
-        return self.enhancement.synthesise(fuse(base.y_hat, enhancement.y_hat))
+            return self._x_hat_t(y_hat) + self.enhancement.synthesise(enhancement)
+        return self.enhancement.synthesise(fuse(y_hat, enhancement))
 
 
 class _LayerCodec:
@@ -217,14 +242,22 @@ class _LayerCodec:
         like = next(codec.parameters())
         self.device, self.dtype = like.device, like.dtype
 
-    def encode(self, x: Tensor, height: int, width: int, below: bytes) -> EncodedLayer:
+    def encode(
+        self, x: Tensor, sizes: Sequence[tuple[int, int]], below: Sequence[bytes]
+    ) -> list[EncodedLayer]:
+        """The layer of each picture in a batch, with its size before padding."""
         y = stripes.analyse(self.codec.g_a, x.to(self.device, self.dtype))
-        coded = self.latent_coder.encode(y, self.codec.h_a(y))
+        z = self.codec.h_a(y)
+        latents = zip(y.split(1), z.split(1), sizes, below, strict=True)
+        return [self._encode(*latent) for latent in latents]
+
+    def _encode(self, y: Tensor, z: Tensor, size: tuple[int, int], below: bytes) -> EncodedLayer:
+        coded = self.latent_coder.encode(y, z)
         layer = Layer(
             kind=self.kind,
             slices=self.codec.num_slices,
-            height=height,
-            width=width,
+            height=size[0],
+            width=size[1],
             platform=Platform.here(),
             weights=self.weights,
             symbols=coded.latent.digest(),
@@ -267,6 +300,34 @@ class _LayerCodec:
         """g_s, back on the CPU."""
         y_hat = y_hat.to(self.device, self.dtype)
         return stripes.synthesise(self.codec.g_s, y_hat).cpu()
+
+
+def _padded(height: int, width: int) -> tuple[int, int]:
+    """Height and width after padding, in units of ``images.MULTIPLE``."""
+    return -(-height // MULTIPLE), -(-width // MULTIPLE)
+
+
+def _by_size(
+    sizes: Sequence[tuple[int, int]],
+    items: Sequence[T],
+    work: Callable[[list[T]], list[R]],
+) -> list[R]:
+    """``work`` on the items of each size together, its results in the items' order."""
+    results: dict[int, R] = {}
+    for size in dict.fromkeys(sizes):
+        same = [i for i, other in enumerate(sizes) if other == size]
+        results |= zip(same, work([items[i] for i in same]), strict=True)
+    return [results[i] for i in range(len(items))]
+
+
+def _check_picture(image: Pixels) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise SicError(
+            f"a picture to encode is uint8 (H, W, 3), not {image.dtype} {image.shape}; read "
+            "it with sic.images.read"
+        )
+    if problem := size_problem(image.shape[0], image.shape[1]):
+        raise SicError(problem)
 
 
 def _check_fit(base: TCM, enhancement: AdditionalCodec | DifferenceCodec | None) -> None:

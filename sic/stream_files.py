@@ -4,7 +4,7 @@ A layer fetched later has a file of its own: `photo.sic` holds the base, `photo.
 beside it the enhancement.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,39 +75,41 @@ def listing(source: Path, suffixes: set[str]) -> list[Path]:
     return found
 
 
-def encode(codec: "ScalableCodec", job: Job, split: bool) -> None:
-    """Code one picture into a file, or with ``split`` into a file a layer.
+def encode(codec: "ScalableCodec", jobs: Sequence[Job], split: bool) -> None:
+    """Code pictures into a file each, or with ``split`` into a file a layer.
 
-    A file that a run before has already written with these weights is left as it is.
+    Files that a run before has already written with these weights are left as they are.
 
     Raises:
-        SicError: if the picture cannot be read, or the stream not written.
+        SicError: if a picture cannot be read, or a stream not written.
     """
     from sic import images
 
-    if _written(codec, job, split):
-        return
-    encoding = codec.encode_layers(images.read(job.source))
-    if split and encoding.enhancement:
-        write_bytes(second_file(job.target), encoding.enhancement.stream)
-        write_bytes(job.target, encoding.base.stream)
-    else:
-        write_bytes(job.target, encoding.stream)
+    jobs = [job for job in jobs if not _written(codec, job, split)]
+    encodings = codec.encode_batch([images.read(job.source) for job in jobs])
+    for job, encoding in zip(jobs, encodings, strict=True):
+        if split and encoding.enhancement:
+            write_bytes(second_file(job.target), encoding.enhancement.stream)
+            write_bytes(job.target, encoding.base.stream)
+        else:
+            write_bytes(job.target, encoding.stream)
 
 
-def decode(codec: "ScalableCodec", job: Job, layer: "Reader") -> None:
-    """Decode one file to a PNG; for people its enhancement may lie in a second file beside it.
+def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> None:
+    """Decode files to PNGs; for people an enhancement may lie in a second file beside its base.
 
     Raises:
-        StreamError: if the stream cannot be decoded.
+        StreamError: if a stream cannot be decoded.
         SicError: if a file cannot be read or written.
     """
     from sic import images
 
     try:
-        images.write_png(job.target, codec.decode(_stream(job.source, layer), layer))
+        pictures = codec.decode_batch([_stream(job.source, layer) for job in jobs], layer)
     except StreamError as error:
-        raise StreamError(f"{job.source}: {error}") from error
+        raise StreamError(f"{', '.join(str(job.source) for job in jobs)}: {error}") from error
+    for job, picture in zip(jobs, pictures, strict=True):
+        images.write_png(job.target, picture)
 
 
 def describe(path: Path) -> str:
@@ -146,25 +148,43 @@ def read(path: Path) -> bytes:
         raise SicError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def each(jobs: list[Job], work: Callable[[Job], None], verb: str) -> None:
+def each(jobs: list[Job], work: Callable[[list[Job]], None], verb: str, batch: int) -> None:
     """Do all jobs, with a progress bar if there are several; failures do not stop the others.
+
+    Args:
+        jobs: what to do.
+        work: does some of them together.
+        verb: what it is called.
+        batch: how many at a time.
 
     Raises:
         SicError: of the one job; or, of several, how many failed, after a line for each.
     """
     if len(jobs) == 1:
-        work(jobs[0])
+        work(jobs)
         return
     failed = 0
-    with tqdm(jobs, desc=verb, unit="file") as bar:
-        for job in bar:
-            try:
-                work(job)
-            except SicError as error:
+    with tqdm(total=len(jobs), desc=verb, unit="file") as bar:
+        for first in range(0, len(jobs), batch):
+            together = jobs[first : first + batch]
+            for error in _failures(together, work):
                 failed += 1
                 bar.write(f"sic: {error}")
+            bar.update(len(together))
     if failed:
         raise SicError(f"{failed} of {len(jobs)} files failed; the others are done")
+
+
+def _failures(jobs: list[Job], work: Callable[[list[Job]], None]) -> Iterator[SicError]:
+    """Do jobs together; if that fails, one by one, to do those that can be done."""
+    try:
+        work(jobs)
+    except SicError:
+        for job in jobs:
+            try:
+                work([job])
+            except SicError as error:
+                yield error
 
 
 def second_file(path: Path) -> Path:

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -180,25 +181,52 @@ def step(codec: TCM, total: Tensor) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_peak_memory(benchmark, path, capsys):
     """What a process needs beyond what it held before: weights, tables and libraries."""
-    code = f"import bench; bench.report_peak({path!r})"
-    answer = benchmark.pedantic(program, args=("-c", code), rounds=1)
+    call = f"peak_of_encode({path!r})"
+    measure_peak(benchmark, capsys, f"encode 768×512, {path}", call)
+
+
+@pytest.mark.parametrize("work", ["encode", "decode"])
+@pytest.mark.benchmark(group="4096×4096 in a process of its own", timer=time.perf_counter)
+def test_peak_memory_of_a_large_picture(benchmark, work, capsys, tmp_path_factory):
+    """Ten minutes of processor time each; decode reads what encode left."""
+    stream = tmp_path_factory.getbasetemp() / "4096.sic"
+    call = f"peak_of_large_{work}({str(stream)!r})"
+    measure_peak(benchmark, capsys, f"{work} 4096×4096", call)
+
+
+def measure_peak(benchmark: Any, capsys: Any, what: str, call: str) -> None:
+    answer = benchmark.pedantic(program, args=("-c", f"import bench; bench.{call}"), rounds=1)
     benchmark.extra_info.update(json.loads(answer.splitlines()[-1]))
     with capsys.disabled():
-        print(f"\npeak memory of an encode, {path}: {benchmark.extra_info}")
+        print(f"\npeak memory, {what}: {benchmark.extra_info}")
 
 
-def report_peak(path: str) -> None:
-    import resource
-
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-    encode = encoder(PUBLISHED, path)
+def peak_of_encode(path: str) -> None:
     build = our_stream if path == "ours" else plain_stream
     build(PUBLISHED)
+    report_peak(encoder(PUBLISHED, path))
+
+
+def peak_of_large_encode(file: str) -> None:
+    codec, picture = our_stream(PUBLISHED), photo(4096, 4096)
+    report_peak(lambda: Path(file).write_bytes(codec.encode(picture)))
+
+
+def peak_of_large_decode(file: str) -> None:
+    codec, stream = our_stream(PUBLISHED), Path(file).read_bytes()
+    report_peak(lambda: codec.decode(stream))
+
+
+def report_peak(work: Callable[[], Any]) -> None:
+    """Prints the peak of this process before and after some work."""
+    import resource
+
+    def peak() -> int:
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
     before = peak()
-    encode()
-    print(json.dumps({"before_MiB": round(before), "peak_MiB": round(peak())}))
+    work()
+    print(json.dumps({"before_MiB": before, "peak_MiB": peak()}))
 
 
 # ---- around it -------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_stopping_is_exit_code_130_and_leaves_nothing(folder, capsys, monkeypatc
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ScalableCodec, "encode_layers", stop)
+    monkeypatch.setattr(ScalableCodec, "encode_batch", stop)
     assert run("encode photo.png -o a.sic --base B") == 130
     assert not (folder / "a.sic").exists()
 

@@ -69,60 +69,60 @@ def test_targets_that_make_no_sense_are_refused(tmp_path):
 
 
 def test_one_file_holds_both_layers(codec, photo):
-    stream_files.encode(codec, photo, split=False)
+    stream_files.encode(codec, [photo], split=False)
     assert photo.target.read_bytes() == codec.encode(images.read(photo.source))
 
 
 def test_split_layers_are_found_again_by_name(codec, photo, tmp_path):
-    stream_files.encode(codec, photo, split=True)
+    stream_files.encode(codec, [photo], split=True)
     second = tmp_path / "photo.enhancement.sic"
     stream = codec.encode(images.read(photo.source))
     assert photo.target.read_bytes() + second.read_bytes() == stream
 
     back = Job(photo.target, tmp_path / "back.png")
-    stream_files.decode(codec, back, "human")
+    stream_files.decode(codec, [back], "human")
     np.testing.assert_array_equal(images.read(back.target), codec.decode(stream, "human"))
     second.unlink()
     with pytest.raises(StreamError, match=r"photo\.sic: the stream has no enhancement layer"):
-        stream_files.decode(codec, back, "human")
-    stream_files.decode(codec, back, "machine")
+        stream_files.decode(codec, [back], "human")
+    stream_files.decode(codec, [back], "machine")
     np.testing.assert_array_equal(images.read(back.target), codec.decode(stream, "machine"))
 
 
 def test_what_a_run_before_has_written_is_left(codec, photo):
     for split in (False, True):
-        stream_files.encode(codec, photo, split)
+        stream_files.encode(codec, [photo], split)
         written = photo.target.stat().st_mtime_ns
-        stream_files.encode(codec, photo, split)
+        stream_files.encode(codec, [photo], split)
         assert photo.target.stat().st_mtime_ns == written
 
 
 def test_a_changed_picture_or_other_weights_are_coded_again(codec, photo):
-    stream_files.encode(codec, photo, split=False)
+    stream_files.encode(codec, [photo], split=False)
     first = photo.target.read_bytes()
-    stream_files.encode(ScalableCodec(base(), additional(2)), photo, split=False)
+    stream_files.encode(ScalableCodec(base(), additional(2)), [photo], split=False)
     second = photo.target.read_bytes()
     assert second != first
     images.write_png(photo.source, data.chelsea()[40:80, :60])
     later = photo.target.stat().st_mtime + 10
     os.utime(photo.source, (later, later))
-    stream_files.encode(ScalableCodec(base(), additional(2)), photo, split=False)
+    stream_files.encode(ScalableCodec(base(), additional(2)), [photo], split=False)
     assert photo.target.read_bytes() not in (first, second)
 
 
 def test_a_damaged_target_is_written_again(codec, photo):
-    stream_files.encode(codec, photo, split=False)
+    stream_files.encode(codec, [photo], split=False)
     whole = photo.target.read_bytes()
     photo.target.write_bytes(whole[:-3])
-    stream_files.encode(codec, photo, split=False)
+    stream_files.encode(codec, [photo], split=False)
     assert photo.target.read_bytes() == whole
 
 
 def test_a_damaged_stream_leaves_no_picture(codec, photo, tmp_path):
-    stream_files.encode(codec, photo, split=False)
+    stream_files.encode(codec, [photo], split=False)
     photo.target.write_bytes(photo.target.read_bytes()[:-3])
     with pytest.raises(StreamError, match=r"photo\.sic: the stream is cut off"):
-        stream_files.decode(codec, Job(photo.target, tmp_path / "back.png"), "human")
+        stream_files.decode(codec, [Job(photo.target, tmp_path / "back.png")], "human")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photo.png", "photo.sic"]
 
 
@@ -136,23 +136,35 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 # ---- many files -----------------------------------------------------------------------------
 
 
-def test_one_failure_does_not_stop_the_others(tmp_path, capsys):
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_one_failure_does_not_stop_the_others(tmp_path, capsys, batch):
     done = []
 
-    def work(job: Job) -> None:
-        if job.source.name == "bad":
+    def work(jobs: list[Job]) -> None:
+        names = [job.source.name for job in jobs]
+        if "bad" in names:
             raise SicError("bad is bad")
-        done.append(job.source.name)
+        done.extend(names)
 
     jobs = [Job(tmp_path / name, tmp_path) for name in ("a", "bad", "c")]
     with pytest.raises(SicError, match="1 of 3 files failed"):
-        stream_files.each(jobs, work, "test")
+        stream_files.each(jobs, work, "test", batch)
     assert done == ["a", "c"]
-    assert "sic: bad is bad" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("sic: bad is bad") == 1
+
+
+def test_a_folder_is_coded_in_batches(codec, tmp_path):
+    photos = [data.chelsea()[i : i + 40, :60] for i in range(3)] + [data.chelsea()[:200, :60]]
+    jobs = [Job(tmp_path / f"{i}.png", tmp_path / f"{i}.sic") for i in range(len(photos))]
+    for job, photo in zip(jobs, photos, strict=True):
+        images.write_png(job.source, photo)
+    stream_files.each(jobs, lambda some: stream_files.encode(codec, some, False), "encode", 4)
+    streams = [encoding.stream for encoding in codec.encode_batch(photos)]
+    assert [job.target.read_bytes() for job in jobs] == streams
 
 
 def test_a_description_adds_up(codec, photo):
-    stream_files.encode(codec, photo, split=False)
+    stream_files.encode(codec, [photo], split=False)
     text = stream_files.describe(photo.target)
     size = photo.target.stat().st_size
     assert f"60×40 pixels, RGB8, {size} bytes, {8 * size / 2400:.4f} bpp" in text
