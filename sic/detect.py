@@ -8,7 +8,7 @@ import functools
 import hashlib
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -133,10 +133,11 @@ def run(
     results = {name: folder / f"{name}.npz" for name in every}
     complete(results, make, Worker(), "codec")
     points = [_accuracy(every[name], truth, results[name], list(files)) for name in every]
-    overall, classes = zip(*points, strict=True)
+    overall = [point for point, _ in points]
+    classes = [row for _, rows in points for row in rows]
     return (
         pd.DataFrame(overall, columns=COLUMNS).astype({"m": "Int64"}),
-        pd.concat(classes)[CLASS_COLUMNS].astype({"m": "Int64"}).reset_index(drop=True),
+        pd.DataFrame(classes, columns=CLASS_COLUMNS).astype({"m": "Int64"}),
     )
 
 
@@ -275,7 +276,7 @@ def _look(
 
 def _accuracy(
     source: Source, truth: Truth, result: Path, pictures: list[Picture]
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[dict[str, Any], list[dict[Hashable, Any]]]:
     """A codec's row of the table, and its rows of the table of classes."""
     with np.load(result) as stored:
         ends = np.cumsum(stored["counts"])[:-1]
@@ -289,7 +290,7 @@ def _accuracy(
         suffix = "" if row.part == "all" else f"_{row.name}"
         whole |= {f"ap{suffix}": row.ap, f"ap50{suffix}": row.ap50}
     classes = rows[rows.part == "class"].rename(columns={"name": "class"})
-    return whole, classes.assign(**point)
+    return whole, classes.assign(**point).to_dict("records")
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:
