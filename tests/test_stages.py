@@ -123,7 +123,7 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> params.Params:
 @pytest.mark.parametrize(
     ("words", "name", "kind", "about"),
     [
-        (["sa_icm"], "sa_icm", TCM, {"lmbda": 0.01}),
+        (["sa_icm"], "sa_icm", TCM, {"lmbda": 0.02}),
         (["lic", "quality=q1"], "lic/q1", TCM, {"lmbda": 0.005}),
         (["fusion", "m=3", "quality=q2"], "fusion/m3-q2", AdditionalCodec, {"m": 3, "lmbda": 0.01}),
         (["difference", "quality=q3"], "difference/q3", DifferenceCodec, {"lmbda": 0.02}),
