@@ -19,7 +19,7 @@ from sic import images, stripes, weights
 from sic.container import NOTHING, Kind, Layer, read_layer, read_layers, size_problem
 from sic.difference import DifferenceCodec
 from sic.errors import SicError, StreamError
-from sic.images import MULTIPLE, Pixels
+from sic.images import Pixels
 from sic.latent import Bits, Latent, LatentCoder
 from sic.platforms import Platform
 from sic.scalable import AdditionalCodec, fuse
@@ -136,7 +136,9 @@ class ScalableCodec:
         """
         for image in pictures:
             _check_picture(image)
-        return _by_size([_padded(*image.shape[:2]) for image in pictures], pictures, self._encode)
+        return _by_size(
+            [images.padded(*image.shape[:2]) for image in pictures], pictures, self._encode
+        )
 
     def _encode(self, pictures: list[Pixels]) -> list[Encoding]:
         """Of pictures that have one size when padded."""
@@ -170,7 +172,7 @@ class ScalableCodec:
     def decode_batch(self, streams: Sequence[bytes], layer: Reader = "machine") -> list[Pixels]:
         """As :meth:`decode` of each stream; g_s takes those of one padded size as one batch."""
         records = [self._layers(stream, layer) for stream in streams]
-        sizes = [_padded(layers[0].height, layers[0].width) for layers in records]
+        sizes = [images.padded(layers[0].height, layers[0].width) for layers in records]
         return _by_size(sizes, records, lambda same: self._decode(same, layer))
 
     def _decode(self, records: list[list[Layer]], layer: Reader) -> list[Pixels]:
@@ -300,11 +302,6 @@ class _LayerCodec:
         """g_s, back on the CPU."""
         y_hat = y_hat.to(self.device, self.dtype)
         return stripes.synthesise(self.codec.g_s, y_hat).cpu()
-
-
-def _padded(height: int, width: int) -> tuple[int, int]:
-    """Height and width after padding, in units of ``images.MULTIPLE``."""
-    return -(-height // MULTIPLE), -(-width // MULTIPLE)
 
 
 def _by_size(

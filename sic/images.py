@@ -134,12 +134,18 @@ def quantise(x_hat: "Tensor") -> "Tensor":
     return (x_hat.clamp(0, 1) * 255).round() / 255
 
 
+def padded(height: int, width: int, multiple: int = MULTIPLE) -> tuple[int, int]:
+    """Height and width after :func:`pad`."""
+    return height + -height % multiple, width + -width % multiple
+
+
 def pad(x: "Tensor", multiple: int = MULTIPLE) -> "Tensor":
     """Repeat the last row and column of x (B, C, H, W) until H and W are multiples."""
     from torch.nn import functional as F
 
     height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    rows, cols = padded(height, width, multiple)
+    return F.pad(x, (0, cols - width, 0, rows - height), mode="replicate")
 
 
 def crop(x: "Tensor", height: int, width: int) -> "Tensor":

@@ -31,7 +31,7 @@ from sic.entropy import (
     scale_index,
 )
 from sic.errors import SicError, StreamError
-from sic.images import MULTIPLE
+from sic.images import MULTIPLE, padded
 from sic.tcm import TCM
 
 #: ŷ is a multiple of 1/GRID.
@@ -157,7 +157,7 @@ class LatentCoder:
                 that comes back may still be wrong: compare its digest.
         """
         codec = self.codec
-        rows, cols = -(-height // MULTIPLE), -(-width // MULTIPLE)
+        rows, cols = (side // MULTIPLE for side in padded(height, width))
         per_slice = (codec.slice_channels, 8 * rows, 8 * cols)
         z_shape = (codec.widths.hyper, 2 * rows, 2 * cols)
 

@@ -179,12 +179,12 @@ def _failures(jobs: list[Job], work: Callable[[list[Job]], None]) -> Iterator[Si
     """Do jobs together; if that fails, one by one, to do those that can be done."""
     try:
         work(jobs)
-    except SicError:
-        for job in jobs:
-            try:
-                work([job])
-            except SicError as error:
-                yield error
+    except SicError as error:
+        if len(jobs) == 1:
+            yield error
+        else:
+            for job in jobs:
+                yield from _failures([job], work)
 
 
 def second_file(path: Path) -> Path:
