@@ -94,11 +94,19 @@ class ScalableCodec:
                 (:mod:`sic.latent`).
 
         Raises:
-            SicError: if a checkpoint cannot be loaded, or the two do not fit each other.
+            SicError: if a checkpoint cannot be loaded, the two do not fit each other, or the
+                enhancement was trained on another base.
         """
         base = weights.load(Path(base_path), device)
         if enhancement_path is None:
             return cls(base)
+        # Published checkpoints do not say what they were trained on.
+        trained_on = weights.metadata(Path(enhancement_path))["origin"].get("base")
+        if trained_on not in (None, weights.fingerprint(base)):
+            raise SicError(
+                f"{enhancement_path} was trained on another base ({trained_on[:16]}) than "
+                f"{base_path} ({weights.fingerprint(base)[:16]}); give the base it was trained on"
+            )
         enhancement = weights.load(Path(enhancement_path), device)
         if not isinstance(enhancement, AdditionalCodec | DifferenceCodec):
             raise SicError(

@@ -4,6 +4,7 @@ A layer fetched later has a file of its own: `photo.sic` holds the base, `photo.
 beside it the enhancement.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from sic.container import MAX_BYTES, Layer, info, read_layers
 from sic.errors import SicError, StreamError
-from sic.files import write_bytes
+from sic.files import cannot_write, sha256, write_bytes
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and `info` does not need it
     from sic.bitstream import Reader, ScalableCodec
@@ -28,6 +29,53 @@ class Job:
 
     source: Path
     target: Path
+
+
+class Sources:
+    """Which pictures the streams of a folder were made from: ``.sources``, kept beside them.
+
+    A line is added for each stream, the picture's SHA-256 and the stream's path below the folder;
+    the last line of a stream holds.  A stream's date tells nothing: a picture that takes the place
+    of another may be older.
+
+    Args:
+        folder: where the streams go; it need not be there yet.
+    """
+
+    NAME = ".sources"
+    #: In place of the checksum while a stream is being replaced.
+    UNKNOWN = "-"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder / self.NAME
+        self._digests: dict[str, str] = {}
+        if self._path.is_file():
+            # What cannot be read belongs to no stream, which is then written again.
+            for line in self._path.read_text(errors="replace").splitlines():
+                digest, _, name = line.partition("  ")
+                self._digests[name] = digest
+
+    def of(self, target: Path) -> str | None:
+        """SHA-256 of the picture that a stream was made from; None or UNKNOWN if not known."""
+        return self._digests.get(self._name(target))
+
+    def add(self, target: Path, digest: str) -> None:
+        """Note what a stream is made from.
+
+        Raises:
+            SicError: if the note cannot be written.
+        """
+        name = self._name(target)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(f"{digest}  {name}\n")
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        self._digests[name] = digest
+
+    def _name(self, target: Path) -> str:
+        return target.relative_to(self._folder).as_posix()
 
 
 def pair(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Job]:
@@ -75,24 +123,41 @@ def listing(source: Path, suffixes: set[str]) -> list[Path]:
     return found
 
 
-def encode(codec: "ScalableCodec", jobs: Sequence[Job], split: bool) -> None:
+def encode(
+    codec: "ScalableCodec", jobs: Sequence[Job], split: bool, sources: Sources | None = None
+) -> None:
     """Code pictures into a file each, or with ``split`` into a file a layer.
 
-    Files that a run before has already written with these weights are left as they are.
+    Args:
+        codec: writes the streams.
+        jobs: the pictures and their files.
+        split: whether each layer gets a file of its own.
+        sources: of the folder that is written; streams that a run before has made from the same
+            pictures with the same weights are left as they are.  None: every file is written.
 
     Raises:
         SicError: if a picture cannot be read, or a stream not written.
     """
     from sic import images
 
-    jobs = [job for job in jobs if not _written(codec, job, split)]
+    digests = {job: _digest(job.source) for job in jobs} if sources else {}
+    if sources:
+        jobs = [
+            job
+            for job in jobs
+            if sources.of(job.target) != digests[job] or not _written(codec, job, split)
+        ]
     encodings = codec.encode_batch([images.read(job.source) for job in jobs])
     for job, encoding in zip(jobs, encodings, strict=True):
+        if sources:  # if the run ends here, the old note must not vouch for the new stream
+            sources.add(job.target, sources.UNKNOWN)
         if split and encoding.enhancement:
             write_bytes(second_file(job.target), encoding.enhancement.stream)
             write_bytes(job.target, encoding.base.stream)
         else:
             write_bytes(job.target, encoding.stream)
+        if sources:
+            sources.add(job.target, digests[job])
 
 
 def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> None:
@@ -169,7 +234,7 @@ def each(jobs: list[Job], work: Callable[[list[Job]], None], verb: str, batch: i
             together = jobs[first : first + batch]
             for error in _failures(together, work):
                 failed += 1
-                bar.write(f"sic: {error}")
+                bar.write(f"sic: {error}", file=sys.stderr)
             bar.update(len(together))
     if failed:
         raise SicError(f"{failed} of {len(jobs)} files failed; the others are done")
@@ -200,14 +265,19 @@ def _stream(path: Path, layer: "Reader") -> bytes:
     return stream
 
 
-def _written(codec: "ScalableCodec", job: Job, split: bool) -> bool:
-    """Whether the target is already what this run would write."""
+def _digest(path: Path) -> str:
     try:
-        if job.target.stat().st_mtime < job.source.stat().st_mtime:
-            return False
+        return sha256(path)
+    except OSError as error:
+        raise SicError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _written(codec: "ScalableCodec", job: Job, split: bool) -> bool:
+    """Whether the target is whole, and of these weights."""
+    try:
         first = read_layers(read(job.target))
         layers = first + (read_layers(read(second_file(job.target))) if split else [])
-    except (OSError, SicError):
+    except SicError:
         return False
     wanted = [part.weights for part in (codec.base, codec.enhancement) if part]
     return [layer.weights for layer in layers] == wanted and (not split or len(first) == 1)

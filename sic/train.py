@@ -60,6 +60,7 @@ def fabric(settings: params.Train) -> "Fabric":
         SicError: if the batch cannot be shared evenly, or the device is not there.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
     worker = Worker.from_environment()
     if settings.accumulate % worker.size:
@@ -71,17 +72,30 @@ def fabric(settings: params.Train) -> "Fabric":
     on = device(settings.device)
     if settings.precision == "bf16-mixed" and on.type == "cuda" and not _has_bfloat16():
         raise SicError("this GPU has no bfloat16; set train.precision to float32 in params.yaml")
-    nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", worker.size // nodes))
+    nodes, local = _layout(worker)
     joined = Fabric(
         accelerator=on.type,
         devices=local,
-        num_nodes=worker.size // local,
+        num_nodes=nodes,
         strategy="ddp" if worker.size > 1 else "auto",
         precision="bf16-mixed" if settings.precision == "bf16-mixed" else "32-true",
+        # Inside of a SLURM job Fabric would take a process on its own for one of the job's tasks.
+        plugins=LightningEnvironment() if worker.size == 1 else None,
     )
     joined.launch()
     return joined
+
+
+def _layout(worker: Worker) -> tuple[int, int]:
+    """On how many machines this process and its like run, and how many of them on each."""
+    if worker.size == 1:
+        return 1, 1
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return worker.size // local, local
+    # A step of a SLURM job may have fewer machines than the job.
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")))
+    return nodes, worker.size // nodes
 
 
 def _has_bfloat16() -> bool:

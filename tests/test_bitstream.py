@@ -303,6 +303,17 @@ def test_an_enhancement_for_another_base_is_refused():
         ScalableCodec(base(), larger)
 
 
+def test_an_enhancement_trained_on_another_base_is_refused(tmp_path):
+    weights.save(tmp_path / "base", base(), {})
+    weights.save(tmp_path / "own", additional(2), {"base": weights.fingerprint(base())})
+    weights.save(tmp_path / "foreign", additional(2), {"base": "0" * 64})
+    ScalableCodec.load(tmp_path / "base", tmp_path / "own")
+    with pytest.raises(
+        SicError, match=r"foreign was trained on another base \(0{16}\) than .*base"
+    ):
+        ScalableCodec.load(tmp_path / "base", tmp_path / "foreign")
+
+
 def test_an_enhancement_is_no_base(tmp_path):
     with pytest.raises(SicError, match="AdditionalCodec is no base"):
         ScalableCodec(additional(2))

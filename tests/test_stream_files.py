@@ -1,6 +1,7 @@
 """Files and folders of streams: what is made from what, and what a failure leaves."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sic import images, stream_files
 from sic.bitstream import ScalableCodec
 from sic.container import MAX_BYTES
 from sic.errors import SicError, StreamError
-from sic.stream_files import Job
+from sic.stream_files import Job, Sources
 
 PNG = {".png"}
 
@@ -89,32 +90,74 @@ def test_split_layers_are_found_again_by_name(codec, photo, tmp_path):
     np.testing.assert_array_equal(images.read(back.target), codec.decode(stream, "machine"))
 
 
-def test_what_a_run_before_has_written_is_left(codec, photo):
+def test_what_a_run_before_has_written_is_left(codec, photo, tmp_path):
     for split in (False, True):
-        stream_files.encode(codec, [photo], split)
+        stream_files.encode(codec, [photo], split, Sources(tmp_path))
         written = photo.target.stat().st_mtime_ns
-        stream_files.encode(codec, [photo], split)
+        stream_files.encode(codec, [photo], split, Sources(tmp_path))
         assert photo.target.stat().st_mtime_ns == written
 
 
-def test_a_changed_picture_or_other_weights_are_coded_again(codec, photo):
+def test_a_file_on_its_own_is_written_whenever_it_is_asked_for(codec, photo):
+    photo.target.write_bytes(codec.encode(data.chelsea()[40:80, :60]))
     stream_files.encode(codec, [photo], split=False)
-    first = photo.target.read_bytes()
-    stream_files.encode(ScalableCodec(base(), additional(2)), [photo], split=False)
-    second = photo.target.read_bytes()
-    assert second != first
+    assert photo.target.read_bytes() == codec.encode(images.read(photo.source))
+
+
+def test_other_weights_code_again(codec, photo, tmp_path):
+    stream_files.encode(codec, [photo], False, Sources(tmp_path))
+    other = ScalableCodec(base(), additional(2))
+    stream_files.encode(other, [photo], False, Sources(tmp_path))
+    assert photo.target.read_bytes() == other.encode(images.read(photo.source))
+
+
+def test_another_picture_is_coded_again_however_old_it_is(codec, photo, tmp_path):
+    stream_files.encode(codec, [photo], False, Sources(tmp_path))
     images.write_png(photo.source, data.chelsea()[40:80, :60])
-    later = photo.target.stat().st_mtime + 10
-    os.utime(photo.source, (later, later))
-    stream_files.encode(ScalableCodec(base(), additional(2)), [photo], split=False)
-    assert photo.target.read_bytes() not in (first, second)
+    os.utime(photo.source, (0, 0))
+    stream_files.encode(codec, [photo], False, Sources(tmp_path))
+    assert photo.target.read_bytes() == codec.encode(data.chelsea()[40:80, :60])
 
 
-def test_a_damaged_target_is_written_again(codec, photo):
-    stream_files.encode(codec, [photo], split=False)
+def test_a_stream_whose_picture_is_not_known_is_written_again(codec, photo, tmp_path):
+    photo.target.write_bytes(codec.encode(data.chelsea()[40:80, :60]))
+    stream_files.encode(codec, [photo], False, Sources(tmp_path))
+    assert photo.target.read_bytes() == codec.encode(images.read(photo.source))
+
+
+def test_a_run_stopped_between_stream_and_note_vouches_for_nothing(
+    codec, photo, tmp_path, monkeypatch
+):
+    stream_files.encode(codec, [photo], False, Sources(tmp_path))
+    first, cat = photo.source.read_bytes(), data.chelsea()[40:80, :60]
+    images.write_png(photo.source, cat)
+    sources, add = Sources(tmp_path), Sources.add
+
+    def stop(target: Path, digest: str) -> None:
+        if digest != Sources.UNKNOWN:
+            raise KeyboardInterrupt
+        add(sources, target, digest)
+
+    monkeypatch.setattr(sources, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        stream_files.encode(codec, [photo], False, sources)
+    assert photo.target.read_bytes() == codec.encode(cat)
+    photo.source.write_bytes(first)
+    stream_files.encode(codec, [photo], False, Sources(tmp_path))
+    assert photo.target.read_bytes() == codec.encode(images.read(photo.source))
+
+
+def test_damaged_notes_cost_no_more_than_time(codec, photo, tmp_path):
+    (tmp_path / ".sources").write_bytes(b"\xff\x00 \n\n")
+    stream_files.encode(codec, [photo], False, Sources(tmp_path))
+    assert photo.target.read_bytes() == codec.encode(images.read(photo.source))
+
+
+def test_a_damaged_target_is_written_again(codec, photo, tmp_path):
+    stream_files.encode(codec, [photo], False, Sources(tmp_path))
     whole = photo.target.read_bytes()
     photo.target.write_bytes(whole[:-3])
-    stream_files.encode(codec, [photo], split=False)
+    stream_files.encode(codec, [photo], False, Sources(tmp_path))
     assert photo.target.read_bytes() == whole
 
 
@@ -150,7 +193,8 @@ def test_one_failure_does_not_stop_the_others(tmp_path, capsys, batch):
     with pytest.raises(SicError, match="1 of 3 files failed"):
         stream_files.each(jobs, work, "test", batch)
     assert done == ["a", "c"]
-    assert capsys.readouterr().out.count("sic: bad is bad") == 1
+    written = capsys.readouterr()
+    assert (written.out, written.err.count("sic: bad is bad")) == ("", 1)
 
 
 def test_a_folder_is_coded_in_batches(codec, tmp_path):

@@ -21,6 +21,7 @@ from sic.crops import Crops, Photo
 from sic.errors import SicError
 from sic.loss import Loss
 from sic.tcm import TCM
+from sic.work import Worker
 
 SETTINGS = params.load(Path(__file__).parents[1] / "params.yaml").train.model_copy(
     update={
@@ -336,6 +337,38 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(SicError, match=r"train.accumulate is 1, which 2 processes cannot share"):
         train.fabric(SETTINGS)
+
+
+@pytest.mark.parametrize("tasks", ["1", "8"])
+def test_a_process_alone_in_a_slurm_job_is_alone(
+    monkeypatch: pytest.MonkeyPatch, tasks: str
+) -> None:
+    """As in a batch script, or a shell of `salloc`, without srun before the command."""
+    slurm = {"JOB_ID": "3", "JOB_NAME": "study", "NTASKS": tasks, "NNODES": "2", "PROCID": "0"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    joined = train.fabric(SETTINGS)
+    assert (joined.world_size, joined.global_rank) == (1, 0)
+
+
+def test_the_processes_of_a_slurm_step_are_counted_by_its_own_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slurm = {"STEP_ID": "0", "NTASKS": "8", "PROCID": "5", "LOCALID": "1"}
+    slurm |= {"NNODES": "4", "STEP_NUM_NODES": "2"}  # a job of four machines, a step on two
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert train._layout(Worker.from_environment()) == (2, 4)
+    monkeypatch.delenv("SLURM_STEP_NUM_NODES")
+    assert train._layout(Worker.from_environment()) == (4, 2)
+
+
+def test_torchrun_says_how_many_processes_a_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchrun = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_NNODES", "1")
+    assert train._layout(Worker.from_environment()) == (4, 2)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
