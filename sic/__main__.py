@@ -46,9 +46,10 @@ def run_encode(arguments: argparse.Namespace) -> None:
     if arguments.split and arguments.enhancement is None:
         raise SicError("--split needs an --enhancement to split off")
     codec = _codec(arguments)
+    sources = stream_files.Sources(arguments.output) if arguments.source.is_dir() else None
     stream_files.each(
         jobs,
-        lambda some: stream_files.encode(codec, some, arguments.split),
+        lambda some: stream_files.encode(codec, some, arguments.split, sources),
         "encode",
         arguments.batch,
     )

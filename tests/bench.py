@@ -229,6 +229,53 @@ def report_peak(work: Callable[[], Any]) -> None:
     print(json.dumps({"before_MiB": before, "peak_MiB": peak()}))
 
 
+# ---- a GPU -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is to be had")
+@pytest.mark.benchmark(group="training step, 8 crops of 256² on a GPU", timer=time.perf_counter)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_gpu_step(benchmark, precision, compiled, capsys):
+    """The paper's batch and codec: images a second, and the most memory that was held at once."""
+    x = batch(8, 256).cuda()
+    work = training_step(TCM().cuda(), x, precision, compiled)
+    torch.cuda.reset_peak_memory_stats()
+    benchmark.pedantic(work, rounds=20, warmup_rounds=5)
+    found = {
+        "images_per_s": round(len(x) / benchmark.stats.stats.median, 1),
+        "peak_MiB": round(torch.cuda.max_memory_allocated() / 2**20),
+    }
+    benchmark.extra_info.update(found)
+    with capsys.disabled():
+        print(f"\n{precision}, {'compiled' if compiled else 'eager'}: {found}")
+
+
+def training_step(
+    codec: TCM, x: Tensor, precision: torch.dtype, compiled: bool
+) -> Callable[[], None]:
+    """One whole step of a LIC, as :mod:`sic.train` makes it."""
+    named = list(codec.train().named_parameters())
+    quantiles = [value for name, value in named if name.endswith(".quantiles")]
+    net = torch.optim.Adam([value for name, value in named if not name.endswith(".quantiles")])
+    aux = torch.optim.Adam(quantiles)
+    forward = torch.compile(codec) if compiled else codec
+
+    def work() -> None:
+        codec.zero_grad()
+        with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
+            total = objectives.human_loss(LAMBDA)(forward, x, x[:, :1]).total
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
+        net.step()
+        codec.aux_loss().backward()
+        aux.step()
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    return work
+
+
 # ---- around it -------------------------------------------------------------------------------
 
 STARTS = {
