@@ -80,7 +80,8 @@ def test(words: List[str]) -> int:
         "lint": ("ruff", "check"),
         "types": ("mypy",),
         "notebooks": (*STRIP, "--verify", *notebooks),
-        "tests": ("pytest", "-n", "2", *words),
+        # A file's tests stay in one process: several of them share a run of the whole study.
+        "tests": ("pytest", "-n", "2", "--dist=loadscope", "--no-loadscope-reorder", *words),
     }
     failed = {}
     for name, check in checks.items():
