@@ -5,6 +5,8 @@ inside the latter.  Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong
 """
 
 import argparse
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -322,6 +324,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore", FutureWarning)
     try:
         exit_on_error(lambda: chosen.run(chosen))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads, as in `sic info … | head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("sic: stopped", file=sys.stderr)
         sys.exit(130)

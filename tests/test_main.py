@@ -46,6 +46,15 @@ def fail_line(message) -> int:
     return 1
 
 
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    """As `python -m sic info streams | head -1`."""
+    stream = sorted((Path(__file__).parent / "streams").rglob("*.sic"))[0]
+    command = [sys.executable, "-m", "sic", "info", *[str(stream)] * 500]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done.stdout.close()
+    assert (done.stderr.read(), done.wait()) == (b"", 128 + 13)
+
+
 def test_encode_decode_and_info(folder, capsys):
     weights_ = "--base B --enhancement E --device cpu"
     assert run(f"encode photo.png -o photo.sic {weights_}") == 0
