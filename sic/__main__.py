@@ -131,9 +131,10 @@ def run_import_weights(arguments: argparse.Namespace) -> None:
     if (arguments.role == "additional") != (arguments.m is not None):
         raise SicError("--m goes with --as additional, and is needed there: the number of slices")
     sizes = {"N": arguments.N, "M": arguments.M, "num_slices": arguments.num_slices}
+    sizes |= {} if arguments.m is None else {"m": arguments.m}
     kind = {"base": "tcm", "lic": "tcm"}.get(arguments.role, arguments.role)
     try:
-        codec = weights.KINDS[kind](**sizes, **({"m": arguments.m} if arguments.m else {}))
+        codec = weights.KINDS[kind](**sizes)
     except ValueError as error:
         raise SicError(f"no codec has these sizes: {error}") from None
     weights.import_published(arguments.source, codec)

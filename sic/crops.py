@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,10 @@ class Crops(Dataset[Crop]):
             raise SicError("there are no training images; set data.train in params.yaml")
         self.photos, self.size, self.count, self.seed = photos, size, count, seed
         self._load = lru_cache(maxsize=self.CACHE)(Photo.load)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Workers that are not forked get it by pickle, which cannot hold the cache: theirs is new.
+        return type(self), (self.photos, self.size, self.count, self.seed)
 
     def __len__(self) -> int:
         return self.count

@@ -51,8 +51,8 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     """The `data` stage: choose the splits, check every picture and write ``root/images.json``.
 
     For ``sample`` the photos are also written as ``root/images/NAME.png``; pictures of the other
-    sources stay where they are and that folder is left empty.  A split is a list of names (COCO:
-    or of ids), a number of pictures drawn with the seed, or `all` that the other splits leave.
+    sources stay where they are and that folder is left empty.  A split is a list of names (or of
+    numbers: COCO's ids), a number of pictures drawn with the seed, or `all` that the others leave.
     Lists go first, then numbers (test, validation, train: asking for more training pictures
     leaves the other splits as they are), then `all`.  COCO's train and validation pictures come
     from train2017, its test pictures from val2017, as the published accuracies and rates do.
@@ -186,7 +186,7 @@ def choose(
     for split in SPLITS:
         entry = wanted[split]
         if isinstance(entry, list):
-            take(split, [_name(item, pools[split], split) for item in entry])
+            take(split, _names(entry, pools[split], split))
     for split in reversed(SPLITS):
         entry = wanted[split]
         if isinstance(entry, int):
@@ -201,16 +201,33 @@ def choose(
     return {split: [(name, pools[split][name]) for name in chosen[split]] for split in SPLITS}
 
 
-def _name(item: str | int, pool: Mapping[str, Path], split: str) -> str:
-    """The picture that an entry of a split names: by name, by file name, or by COCO id."""
-    name = f"{item:012d}" if isinstance(item, int) else item
-    if name in pool:
-        return name
-    without = Path(name).with_suffix("").as_posix()
-    if without in pool and pool[without].suffix == Path(name).suffix:
-        return without
+def _names(entry: list[str | int], pool: Mapping[str, Path], split: str) -> list[str]:
+    """The pictures that the entries of a split name."""
+    numbered: dict[int, list[str]] = {}
+    if any(isinstance(item, int) for item in entry):  # most lists have words only
+        for name in filter(str.isdecimal, pool):
+            numbered.setdefault(int(name), []).append(name)
+    return [_name(item, pool, numbered, split) for item in entry]
+
+
+def _name(
+    item: str | int, pool: Mapping[str, Path], numbered: Mapping[int, list[str]], split: str
+) -> str:
+    """By name, by file name, or by number: of an unquoted 007 YAML leaves 7."""
+    if isinstance(item, int):
+        found = numbered.get(item, [])
+    else:
+        without = Path(item).with_suffix("").as_posix()
+        same_file = without in pool and pool[without].suffix == Path(item).suffix
+        found = [item] if item in pool else [without] if same_file else []
+    if len(found) == 1:
+        return found[0]
+    quote = "write names that look like numbers in quotes"
+    if found:
+        raise SicError(f"data.{split}: {item} may be {' or '.join(found)}; {quote}")
     there = ", ".join(list(pool)[:20]) + (", …" if len(pool) > 20 else "")
-    raise SicError(f"data.{split}: there is no image {item}; there are {there}")
+    remedy = f"; {quote}" if isinstance(item, int) else ""
+    raise SicError(f"data.{split}: there is no image {item}; there are {there}{remedy}")
 
 
 # ---- what they hold --------------------------------------------------------------------------

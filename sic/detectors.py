@@ -320,11 +320,21 @@ def _load(model: nn.Module, name: str, path: Path) -> None:
         raise SicError(f"cannot read {path}: {error.strerror or error}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
         raise SicError(f"{path} is not a checkpoint of tensors, or is cut off") from None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise SicError(f"{path} is not a checkpoint of torchvision's {name}")
+    _fill(model, name, state, path)
+
+
+def _fill(model: nn.Module, name: str, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Copy every tensor; torchvision's modules rename those that older files call otherwise."""
+    try:
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes: a heading, then a line for each
+        fault = str(error).splitlines()[1].strip("\t .")
+        raise SicError(f"{path} is not torchvision's {name}: {fault}") from None
     own = model.state_dict()
-    for key in sorted(own.keys() | state.keys()):
+    for key in sorted((*missing, *unknown)):
         ours, theirs = (tuple(s[key].shape) if key in s else "nothing" for s in (own, state))
-        if ours != theirs:
-            raise SicError(f"{path} is not torchvision's {name}: {key} is {theirs}, not {ours}")
-    model.load_state_dict(state)
+        raise SicError(f"{path} is not torchvision's {name}: {key} is {theirs}, not {ours}")

@@ -283,6 +283,14 @@ def _at_once(
 # ---- summaries -------------------------------------------------------------------------------
 
 
+def read(path: Path) -> pd.DataFrame:
+    """The table from its file, results/rd.csv: :data:`COLUMNS`, and all names as they were."""
+    kinds: dict[str, Any] = dict.fromkeys(("image", *POINT), str)
+    kinds |= {"lmbda": float, "m": "Int64", "bit_depth": "Int64"}
+    # A photo may be called 000000001296, or NA: no number, and not missing.
+    return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
+
+
 def means(table: pd.DataFrame) -> pd.DataFrame:
     """Means over the images of each codec's points, in the order of the table."""
     numbers = [c for c in COLUMNS if c not in ("image", *POINT)]

@@ -1,13 +1,14 @@
 """Pictures as the study sees them: uint8 RGB on disk, float RGB in [0, 1] in the codecs."""
 
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from sic.errors import SicError
 from sic.files import replacing
@@ -19,7 +20,10 @@ Pixels = NDArray[np.uint8]
 
 MULTIPLE = 128  # of height and width: g_a halves 4 times, h_a twice, h_a's windows are 4, g_a's 8
 
-_EXIF_ORIENTATION = 0x0112
+_ORIENTATION, _BITS, _PLANES = 0x0112, 0x0102, 0x011C  # tags of TIFF and EXIF
+#: Pillow's raw modes of colour with 16 bits a channel, of which it keeps the upper 8 only.  BGR;16
+#: has 16 bits in all; what is multiplied by alpha (RGBa;16) stays as Pillow divides it.
+_WIDE = re.compile(r"(RGB|RGBX|RGBA|LA);16[BLN]")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,18 +39,20 @@ def read(path: Path | str) -> Pixels:
     """Read any picture as uint8 (H, W, 3) RGB, upright.
 
     Grayscale, palette and CMYK pictures become RGB; 16 bits a channel are scaled to 8 and rounded
-    (v / 257); the orientation in EXIF is applied; transparency (alpha, or a transparent palette
-    colour) is flattened on white, as a browser shows it.  Of several frames the first is taken;
-    colour profiles are not applied.
+    (v / 257); the orientation of EXIF or TIFF is applied; transparency (alpha, or a transparent
+    palette colour) is flattened on white, as a browser shows it.  Of several frames the first is
+    taken; colour profiles are not applied.
 
     Raises:
-        SicError: no such file, not a picture, cut off, or of unknown range (32 bits a channel).
+        SicError: no such file, not a picture, cut off, of unknown range (32 bits a channel), or a
+            16-bit TIFF with one plane a channel.
     """
     path = Path(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            # By its name Pillow would map the file, and misread gray TIFFs that lie on their side.
+            with path.open("rb") as file, Image.open(file) as image:
                 return _upright_rgb(image, path)
     except UnidentifiedImageError:
         raise SicError(f"{path} is not an image that can be read; convert or remove it") from None
@@ -55,20 +61,23 @@ def read(path: Path | str) -> Pixels:
     except OSError as error:
         problem = error.strerror or "damaged or cut off"
         raise SicError(f"cannot read {path}: {problem}; replace or remove it") from None
-    except (SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+    except (SyntaxError, ValueError, EOFError, IndexError, TypeError, RuntimeError) as error:
         # What Pillow's decoders raise on damaged files besides OSError.
         raise SicError(f"cannot read {path}: {error}; replace or remove it") from None
 
 
-def _upright_rgb(image: Image.Image, path: Path) -> Pixels:
-    if image.mode in ("I", "F"):
+def _upright_rgb(file: ImageFile.ImageFile, path: Path) -> Pixels:
+    if file.mode in ("I", "F"):
         raise SicError(f"{path} has 32 bits a channel, of unknown range; save it with 8 or 16")
-    turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    image.load()
+    _check_planes(file, path)
+    wide = _is_16_bit_colour(file)
+    file.load()  # which turns a TIFF upright, and takes its orientation away
+    turn = _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
+    image: Image.Image = file
     if "16" in image.mode:
         image = Image.fromarray(_eight_bits(np.asarray(image)))
-    elif image.mode in ("RGB", "RGBA") and _is_16_bit(path):
-        image = Image.fromarray(_read_16_bit_colour(path))
+    elif wide:
+        image = Image.fromarray(_read_16_bit_colour(path, len(image.mode)))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -78,20 +87,31 @@ def _upright_rgb(image: Image.Image, path: Path) -> Pixels:
     return np.array(image)
 
 
-def _is_16_bit(path: Path) -> bool:
-    """Whether a colour picture has 16 bits a channel, of which Pillow keeps the upper 8 only."""
-    with Image.open(path) as image:
-        return any("16" in str(tile.args) for tile in image.tile)
+def _check_planes(file: ImageFile.ImageFile, path: Path) -> None:
+    """Refuse 16-bit TIFFs with one plane a channel: Pillow and OpenCV make noise of them."""
+    tags = getattr(file, "tag_v2", {})
+    several = len(file.getbands()) > 1
+    if several and tags.get(_PLANES) == 2 and max(tags.get(_BITS, (1,))) > 8:
+        raise SicError(f"{path} has a plane for each 16-bit channel; save it with them interleaved")
 
 
-def _read_16_bit_colour(path: Path) -> Pixels:
+def _is_16_bit_colour(file: ImageFile.ImageFile) -> bool:
+    """Whether a picture, not loaded yet, has several channels of 16 bits."""
+    # A tile's arguments are its raw mode, or begin with it: lengths and offsets follow.
+    raw_modes = (a if isinstance(a, str) else str(a[0]) for a in (t.args for t in file.tile) if a)
+    return any(map(_WIDE.fullmatch, raw_modes))
+
+
+def _read_16_bit_colour(path: Path, channels: int) -> Pixels:
+    """(H, W, 3 or 4) RGB or RGBA, rounded to 8 bits; as Pillow has it, a TIFF is upright."""
     import cv2
 
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise SicError(f"cannot read {path} with 16 bits a channel; save it with 8")
     order = cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return _eight_bits(cv2.cvtColor(pixels, order))
+    # A fourth channel that the file does not call transparency is none.
+    return _eight_bits(cv2.cvtColor(pixels, order)[..., :channels])
 
 
 def _eight_bits(pixels: NDArray[Any]) -> Pixels:

@@ -58,16 +58,21 @@ def rate_distortion(table: pd.DataFrame, means: pd.DataFrame, photos: Sequence[s
     Args:
         table: as :func:`sic.evaluate.evaluate` returns it.
         means: as :func:`sic.evaluate.means` returns them.
-        photos: of the table, to choose from beside the mean.
+        photos: to choose from beside the mean; one without a row in the table is left out.
 
     Returns:
         HTML with its script and library (1.3 MB), the same for equal numbers in a fresh process.
     """
     shown = {MEAN: means.assign(image=MEAN)}
-    shown |= {photo: table[table.image == photo] for photo in photos}
-    curves = {photo: _curves(rows) for photo, rows in shown.items()}
+    shown |= {photo: rows for photo in photos if len(rows := table[table.image == photo])}
+    mean = _curves(shown[MEAN])
+    # A curve that a photo lacks is empty: the page would go on showing that of the photo before.
+    empty: dict[str, dict[str, list[Any]]] = {
+        name: {key: [] for key in columns} for name, columns in mean.items()
+    }
+    curves = {photo: {**empty, **_curves(rows)} for photo, rows in shown.items()}
     library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
-    item, content = _inside_script(json_item(_draw(curves[MEAN]))), _inside_script(curves)
+    item, content = _inside_script(json_item(_draw(mean))), _inside_script(curves)
     options = "".join(f"<option>{escape(photo)}</option>" for photo in shown)
     rates = "".join(f'<option value="{key}">{label}</option>' for key, label in RATES.items())
     return f"""<div id="plot">
@@ -76,7 +81,7 @@ def rate_distortion(table: pd.DataFrame, means: pd.DataFrame, photos: Sequence[s
 <label>rate <select data-part="rate">{rates}</select></label>
 </div>
 <div data-part="plot"></div>
-<div class="choices">{"".join(map(_switch, curves[MEAN].values()))}</div>
+<div class="choices">{"".join(map(_switch, mean.values()))}</div>
 </div>
 <script>
 {library}

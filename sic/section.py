@@ -34,9 +34,14 @@ def once(values: list[Any]) -> list[Any]:
 def _split(value: Any) -> Any:
     """One sentence for the three kinds of split, where Pydantic has one for each."""
     number = type(value) is int and value > 0
-    names = isinstance(value, list) and value and all(type(name) in (str, int) for name in value)
+    several = isinstance(value, list) and len(value) > 0
+    names = several and all(type(name) in (str, int) for name in value)
     if not (number or names or value == "all"):
-        raise ValueError(f"give a list of names, a number of images above 0, or all, not {value!r}")
+        # YAML reads 1.5, 2024-01-01 and true as numbers, dates and so on.
+        quote = "; write names that are no words in quotes" if several else ""
+        raise ValueError(
+            f"give a list of names, a number of images above 0, or all, not {value!r}{quote}"
+        )
     return value
 
 

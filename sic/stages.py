@@ -136,9 +136,22 @@ def initial(
     if path.name == SCRATCH:
         return codec, SCRATCH
     if path.is_dir():
-        path /= f"{item}.safetensors"
+        path = _of_item(path, item)
     _take(codec, weights.load(path), path)
     return codec, str(path)
+
+
+def _of_item(folder: Path, item: str) -> Path:
+    """The checkpoint of an item in a folder that has one for each."""
+    path = folder / f"{item}.safetensors"
+    if not path.is_file():
+        others = ", ".join(sorted(file.stem for file in folder.glob("*.safetensors")))
+        there = f"only {others}" if others else "nor any other"
+        raise SicError(
+            f"init: {folder} has no {path.name}, {there}; add it, or set `init` to one file, or to "
+            f"data/weights/{SCRATCH}"
+        )
+    return path
 
 
 def _take(codec: TCM, start: TCM, path: Path) -> None:

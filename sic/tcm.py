@@ -172,7 +172,7 @@ class TCM(nn.Module):
         image_latent: channels of the latent that g_s decodes (M unless the codec is fused).
 
     Raises:
-        ValueError: if n does not divide M, or a head dim its channels.
+        ValueError: if a size is below 1, n does not divide M, or a head dim its channels.
     """
 
     def __init__(
@@ -186,6 +186,8 @@ class TCM(nn.Module):
     ) -> None:
         super().__init__()
         widths = widths or Widths()
+        if min(N, M, num_slices) < 1:
+            raise ValueError(f"N={N}, M={M} and num_slices={num_slices} must be 1 or more")
         if M % num_slices:
             raise ValueError(f"num_slices={num_slices} does not divide M={M}")
         self.N, self.M, self.num_slices, self.widths = N, M, num_slices, widths

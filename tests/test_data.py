@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,42 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
     assert (index["train"][1].height, index["train"][1].width) == (23, 30)
     assert {p.name for p in (tmp_path / "data").iterdir()} == {"images.json", "images"}
     assert not list((tmp_path / "data" / "images").iterdir())
+
+
+def test_a_list_of_numbers_names_pictures_and_a_number_draws_as_many(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "mine", ["1", "002", "000000001296", "4395", "a", "b"])
+    text = (Path(__file__).parents[1] / "params.yaml").read_text()
+    for key, value in {
+        **{"source": "folder", "root": root, "train": "[000000001296, 4395, '1', a]"},
+        **{"validation": "[2]", "test": "1"},
+    }.items():
+        text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text, count=1)
+    (tmp_path / "params.yaml").write_text(text)
+    study = params.load(tmp_path / "params.yaml")
+    index = data.prepare(study.data, 0, tmp_path / "data")
+    names = {split: [record.name for record in index[split]] for split in splits.SPLITS}
+    assert names == {
+        "train": ["000000001296", "4395", "1", "a"],
+        "validation": ["002"],
+        "test": ["b"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ([7], "data.train: 7 may be 007 or 07; write names that look like numbers in quotes"),
+        ([16], "no image 16; there are 007, 07, 0x10; write names that look like numbers in"),
+        (["7"], "no image 7; there are 007, 07, 0x10$"),
+    ],
+)
+def test_a_number_that_names_no_one_picture_is_to_be_quoted(entry: list[Any], message: str) -> None:
+    pool = {name: Path(f"{name}.png") for name in ("007", "07", "0x10")}
+    pools = dict.fromkeys(splits.SPLITS, pool)
+    with pytest.raises(SicError, match=message):
+        data.choose(pools, settings(train=entry), 0)
+    quoted = data.choose(pools, settings(train=["007"], validation=["07"], test=["0x10"]), 0)
+    assert quoted["train"] == [("007", Path("007.png"))]
 
 
 def test_folders_that_do_not_serve(tmp_path: Path) -> None:

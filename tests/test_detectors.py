@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -234,6 +235,7 @@ def test_yolox_s_classes_are_coco_s_80_in_order() -> None:
         (b"no checkpoint", "is not a checkpoint of tensors, or is cut off"),
         (pickle.dumps(print), "is not a checkpoint of tensors, or is cut off"),
         ([1, 2], "is not a checkpoint of torchvision's ssdlite320_mobilenet_v3_large"),
+        ({1: torch.zeros(2)}, "is not a checkpoint of torchvision's ssdlite320_mobilenet_v3_large"),
         ({"a": torch.zeros(2)}, r"ssdlite320_mobilenet_v3_large: a is \(2,\), not nothing"),
     ],
 )
@@ -242,6 +244,74 @@ def test_a_wrong_checkpoint_is_one_line(content: Any, line: str, tmp_path: Path)
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(SicError, match=line):
         detectors.load(chosen("ssdlite320_mobilenet_v3_large", path), path, CPU)
+
+
+#: What torchvision once called parts of its models, as files published then still do.
+OLD_NAMES = (
+    (r"(fpn\.(?:inner|layer)_blocks\.\d)\.0\.", r"\1."),
+    (r"(rpn\.head\.conv)\.0\.0\.", r"\1."),
+    (r"(mask_head\.)(\d)\.0\.", lambda found: f"{found[1]}mask_fcn{int(found[2]) + 1}."),
+)
+
+
+def old_name(key: str) -> str:
+    for today, old in OLD_NAMES:
+        key = re.sub(today, old, key)
+    return key
+
+
+def of_one_value_each(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A state whose k-th tensor is k everywhere: a file of it is small, as no value is repeated."""
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    return {key: torch.tensor(float(k)).expand(s) for k, (key, s) in enumerate(shapes.items())}
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed"), [("fasterrcnn_resnet50_fpn", 18), ("maskrcnn_resnet50_fpn", 26)]
+)
+def test_a_published_file_with_torchvision_s_old_names_is_read(
+    name: str, renamed: int, tmp_path: Path
+) -> None:
+    state = of_one_value_each(detectors.build(name, 0.05))
+    assert sum(old_name(key) != key for key in state) == renamed
+    path = tmp_path / "old.pth"
+    torch.save({old_name(key): tensor for key, tensor in state.items()}, path)
+    detector = detectors.load(chosen(name, path), path, CPU)
+    assert isinstance(detector, detectors.Torchvision)
+    loaded = detector.model.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize(
+    ("key", "changed", "line"),
+    [
+        (
+            r"backbone.fpn.inner_blocks.0.weight",
+            None,
+            r"inner_blocks\.0\.0\.weight is nothing, not",
+        ),
+        (
+            r"rpn.head.conv.bias",
+            torch.zeros(3),
+            r"rpn\.head\.conv\.0\.0\.bias: .*\[3\].*\[256\]\)$",
+        ),
+        (r"rpn.head.conv.gain", torch.zeros(3), r"rpn\.head\.conv\.gain is \(3,\), not nothing$"),
+    ],
+)
+def test_a_fault_among_old_names_is_one_line(
+    key: str, changed: torch.Tensor | None, line: str, tmp_path: Path
+) -> None:
+    name = "fasterrcnn_resnet50_fpn"
+    state = {old_name(k): t for k, t in of_one_value_each(detectors.build(name, 0.05)).items()}
+    if changed is None:
+        del state[key]
+    else:
+        state[key] = changed
+    path = tmp_path / "wrong.pth"
+    torch.save(state, path)
+    with pytest.raises(SicError, match=rf"wrong\.pth is not torchvision's {name}: .*{line}"):
+        detectors.load(chosen(name, path), path, CPU)
 
 
 # ---- where the weights come from ----

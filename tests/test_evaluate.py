@@ -196,6 +196,18 @@ def test_means_and_metrics_are_means_over_the_images(table: pd.DataFrame) -> Non
     assert "lpips" not in metrics["JPEG"]["quality 10"], "no weights, no number"
 
 
+def test_the_file_of_the_table_is_read_as_it_was_written(
+    table: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Photos may have the names of COCO's, which look like numbers, or those of nothing."""
+    names = {"a": "000000001296", "b": "NA"}
+    written = table[evaluate.COLUMNS].assign(image=table.image.map(names))
+    written.to_csv(tmp_path / "rd.csv", index=False)
+    read = evaluate.read(tmp_path / "rd.csv")
+    assert list(read.image) == list(written.image)
+    pd.testing.assert_frame_equal(read, written.replace({"point": {"": np.nan}}))
+
+
 def test_costs_are_those_of_each_point(table: pd.DataFrame) -> None:
     costs = evaluate.costs(table).set_index("codec")
     sizes = [sum(p.numel() for p in codec.parameters()) for codec in LAYERS]

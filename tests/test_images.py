@@ -1,9 +1,13 @@
 import math
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,24 +51,112 @@ def test_16_bits_are_scaled_and_rounded(tmp_path: Path, suffix: str, colour: boo
     assert np.array_equal(pixels if colour else pixels[..., 1], expected)
 
 
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    upright = ASTRONAUT[:60, :100]
-    for orientation, turned in {
+def lying(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """A picture as a camera stores it under a value of the tag Orientation."""
+    return {
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
         4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
+        5: upright.swapaxes(0, 1),
         6: np.rot90(upright, 1),
-        7: np.rot90(upright, 1)[:, ::-1],
+        7: np.rot90(upright.swapaxes(0, 1), 2),
         8: np.rot90(upright, -1),
-    }.items():
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        if orientation == 7:
-            turned = np.rot90(upright.transpose(1, 0, 2), 2)
-        path = saved(tmp_path / f"{orientation}.png", Image.fromarray(turned.copy()), exif=exif)
-        assert np.array_equal(images.read(path), upright), orientation
+    }[orientation].copy()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
+    upright = ASTRONAUT[:60, :100]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(lying(upright, orientation))
+    path = saved(tmp_path / "x.png", image, exif=exif)
+    assert np.array_equal(images.read(path), upright)
+    wide = tmp_path / "wide.png"
+    assert cv2.imwrite(str(wide), lying(upright[..., ::-1].astype(np.uint16) * 257, orientation))
+    wide.write_bytes(with_chunk(wide.read_bytes(), b"eXIf", exif.tobytes()[6:]))
+    assert np.array_equal(images.read(wide), upright)
+    for suffix in ("jpg", "webp", "avif"):
+        path = saved(tmp_path / f"x.{suffix}", image, exif=exif, quality=95)
+        assert images.psnr(images.read(path), upright) > 30, suffix
+
+
+def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
+    """A PNG with another chunk after its header."""
+    check = struct.pack(">I", zlib.crc32(name + content))
+    return png[:33] + struct.pack(">I", len(content)) + name + content + check + png[33:]
+
+
+def tiff(path: Path, pixels: np.ndarray, orientation: int = 1, **options: Any) -> Path:
+    """A TIFF with the tag Orientation."""
+    tags = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(path, pixels, metadata=None, extratags=tags, **options)
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_is_turned_upright_once(
+    bits: int, compression: str | None, orientation: int, tmp_path: Path
+) -> None:
+    upright = ASTRONAUT[:60, :100]
+    path, options = tmp_path / "x.tif", {"compression": compression}
+    stored = lying(upright if bits == 8 else upright.astype(np.uint16) * 257, orientation)
+    for order in ("<", ">"):
+        tiff(path, stored, orientation, photometric="rgb", byteorder=order, **options)
+        assert np.array_equal(images.read(path), upright)
+        tiff(path, stored[..., 0].copy(), orientation, byteorder=order, **options)
+        assert np.array_equal(images.read(path)[..., 0], upright[..., 0])
+
+
+def test_a_fourth_channel_of_16_bits_is_what_its_tiff_says(tmp_path: Path) -> None:
+    colour = np.random.default_rng(0).integers(0, 65536, (40, 50, 3), dtype=np.uint16)
+    alpha = np.zeros((40, 50, 1), np.uint16)
+    alpha[:10], alpha[10:20] = 65535, 30000
+    straight, times_alpha = colour, np.round(colour * (alpha / 65535)).astype(np.uint16)
+    on_white = np.round((colour * (alpha / 65535) + 65535 - alpha) / 257)
+    for kind, stored, expected, within in (
+        ("unspecified", straight, np.round(colour / 257), 0),
+        ("unassalpha", straight, on_white, 1),
+        ("assocalpha", times_alpha, on_white, 2),
+    ):
+        for orientation in (1, 6):
+            four = lying(np.concatenate([stored, alpha], axis=2), orientation)
+            options = {"photometric": "rgb", "extrasamples": [kind]}
+            pixels = images.read(tiff(tmp_path / "x.tif", four, orientation, **options))
+            assert np.abs(pixels - expected).max() <= within, (kind, orientation)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_planes_of_16_bits_are_refused_and_of_8_bits_read(
+    compression: str | None, tmp_path: Path
+) -> None:
+    planes = np.moveaxis(ASTRONAUT, 2, 0).copy()
+    options = {"photometric": "rgb", "planarconfig": "separate", "compression": compression}
+    assert np.array_equal(images.read(tiff(tmp_path / "8.tif", planes, **options)), ASTRONAUT)
+    path = tiff(tmp_path / "16.tif", planes.astype(np.uint16) * 257, **options)
+    with pytest.raises(SicError, match=r"16\.tif has a plane for each 16-bit channel"):
+        images.read(path)
+
+
+def test_a_16_that_is_no_depth_of_a_channel_is_none(tmp_path: Path) -> None:
+    pixels = ASTRONAUT[100:172, :72]
+    rows_of_216_bytes = saved(tmp_path / "rows.bmp", Image.fromarray(pixels))
+    assert np.array_equal(images.read(rows_of_216_bytes), pixels)
+    white_is_1600 = tmp_path / "white.ppm"
+    stored = np.round(pixels / 255 * 1600).astype(">u2")
+    white_is_1600.write_bytes(b"P6 72 72 1600\n" + stored.tobytes())
+    assert np.array_equal(images.read(white_is_1600), pixels)
+    bits_of_a_pixel = tmp_path / "5-6-5.bmp"
+    red, green, blue = np.moveaxis(pixels.astype("<u2"), 2, 0)
+    stored = (red >> 3 << 11 | green >> 2 << 5 | blue >> 3)[::-1]
+    header = struct.pack("<IiiHHIIiiII", 40, 72, 72, 1, 16, 3, stored.nbytes, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    start = struct.pack("<2sIHHI", b"BM", 66 + stored.nbytes, 0, 0, 66)
+    bits_of_a_pixel.write_bytes(start + header + masks + stored.tobytes())
+    assert np.abs(images.read(bits_of_a_pixel).astype(int) - pixels).max() < 8
 
 
 def test_cmyk_jpeg_shows_the_same_colours(tmp_path: Path) -> None:
@@ -112,7 +204,7 @@ def test_one_bit_and_single_pixels(tmp_path: Path) -> None:
     assert one.shape == (1, 1, 3)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp", "avif"])
 def test_a_file_that_is_cut_off_is_named(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path / f"cut.{suffix}", Image.fromarray(ASTRONAUT))
     whole = path.read_bytes()
@@ -121,6 +213,15 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path, suffix: str) -> None:
         with pytest.raises(SicError, match=r"cut\.") as error:
             images.read(path)
         assert "\n" not in str(error.value)
+
+
+def test_an_avif_with_damage_inside_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "damaged.avif", Image.fromarray(ASTRONAUT))
+    content = bytearray(path.read_bytes())
+    content[-2000:] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(SicError, match=r"cannot read .*damaged\.avif: .*; replace or remove it$"):
+        images.read(path)
 
 
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:

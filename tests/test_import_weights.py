@@ -58,9 +58,17 @@ def test_a_published_additional_codec_is_imported_with_its_m(tmp_path: Path) -> 
         (["--as", "additional"], "--m goes with --as additional"),
         (["--as", "base", "--m", "2"], "--m goes with --as additional"),
         (["--as", "additional", "--m", "6"], "m=6 must lie between 1 and num_slices=5"),
+        (["--as", "additional", "--m", "0"], "m=0 must lie between 1 and num_slices=5"),
+        (["--as", "additional", "--m", "-1"], "m=-1 must lie between 1 and num_slices=5"),
+        (["--as", "base", "--num-slices", "0"], "num_slices=0 must be 1 or more"),
+        (["--as", "lic", "--num-slices", "-5"], "num_slices=-5 must be 1 or more"),
+        (["--as", "additional", "--m", "1", "--num-slices", "0"], "between 1 and num_slices=0"),
         (["--as", "base", "--num-slices", "3"], "num_slices=3 does not divide M=80"),
         (["--as", "additional", "--m", "3"], "seems to be of an additional codec with m=2"),
         (["--as", "base"], "seems to be of an additional codec with m=2"),
+        (["--as", "base", "--N", "0"], "no codec has these sizes: N=0, M=80 and num_slices=5 must"),
+        (["--as", "difference", "--M", "-80"], "M=-80 and num_slices=5 must be 1 or more"),
+        (["--as", "additional", "--m", "2", "--M", "0"], "M=0 and num_slices=2 must be 1 or more"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_writes_nothing(
@@ -68,7 +76,7 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(
 ) -> None:
     published(AdditionalCodec(2, **SIZES), tmp_path / "ica.pth.tar")
     out = tmp_path / "ica.safetensors"
-    command = ["import-weights", str(tmp_path / "ica.pth.tar"), *words, *WORDS, "-o", str(out)]
+    command = ["import-weights", str(tmp_path / "ica.pth.tar"), *WORDS, *words, "-o", str(out)]
     with pytest.raises(SystemExit) as end:
         main(command)
     assert line in str(end.value)

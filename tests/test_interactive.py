@@ -14,7 +14,8 @@ from bs4 import BeautifulSoup
 from sic import interactive, pages
 from sic.looks import LOOKS
 
-PHOTOS = ("coffee", "</script>")
+#: The last of them was not coded as JPEG.
+PHOTOS = ("coffee", "</script>", "no JPEG")
 
 
 def rows(photo: str, offset: float) -> Iterator[dict[str, Any]]:
@@ -39,13 +40,14 @@ def rows(photo: str, offset: float) -> Iterator[dict[str, Any]]:
 @pytest.fixture
 def table() -> pd.DataFrame:
     photos = [row for k, photo in enumerate(PHOTOS) for row in rows(photo, k)]
-    return pd.DataFrame(photos).astype({"m": "Int64"})
+    table = pd.DataFrame(photos).astype({"m": "Int64"})
+    return table[(table.image != "no JPEG") | (table.codec != "JPEG")]
 
 
 @pytest.fixture
 def page(table: pd.DataFrame, tmp_path: Path) -> Path:
     means = table[table.image == PHOTOS[0]].drop(columns="image")
-    body = interactive.rate_distortion(table, means, PHOTOS)
+    body = interactive.rate_distortion(table, means, [*PHOTOS, "without any rows"])
     (tmp_path / "index.html").write_text(pages.page("Plot", f"<h1>Plot</h1>{body}"))
     return tmp_path / "index.html"
 
@@ -55,6 +57,8 @@ def test_every_codec_is_in_the_page_and_nothing_is_loaded(page: Path) -> None:
     assert len(text.select("[data-curve]")) == len(LOOKS) + 1, "fusion has two"
     assert not text.select("script[src], img[src], link[href^=http]")
     assert "mean colour" not in str(text)
+    options = [option.text for option in text.select("[data-part=photo] option")]
+    assert options == [interactive.MEAN, *PHOTOS]
 
 
 @pytest.fixture
@@ -89,6 +93,18 @@ def test_choices_swap_rates_and_photos(opened: chromium.Browser) -> None:
     choose(opened, "photo", 2)
     assert drawn(opened, fusion) == ([0.1, 0.3], [27, 29])
     assert drawn(opened, "proposed (feature fusion), m = 3") == ([0.1], [27])
+
+
+def test_a_curve_that_a_photo_lacks_is_gone_until_the_next_photo(opened: chromium.Browser) -> None:
+    choose(opened, "photo", 1)
+    assert drawn(opened, "JPEG") == ([0.1, 0.3], [26, 28])
+    choose(opened, "photo", 3)
+    assert drawn(opened, "JPEG") == ([], [])
+    assert drawn(opened, "LIC for people") == ([0.1, 0.3], [28, 30])
+    choose(opened, "rate", 1)
+    assert drawn(opened, "JPEG") == ([], [])
+    choose(opened, "photo", 0)
+    assert drawn(opened, "JPEG") == ([0.1, 0.3], [26, 28])
 
 
 def test_a_curve_can_be_switched_off(opened: chromium.Browser) -> None:

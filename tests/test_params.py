@@ -163,6 +163,8 @@ def test_a_codec_that_does_not_train_needs_a_checkpoint(file: Path) -> None:
 def test_a_split_is_names_a_number_or_all(value: Any, file: Path) -> None:
     line = spoilt(file, "data.train", value)
     assert line.startswith("data.train: give a list of names, a number of images above 0, or all")
+    in_a_list = isinstance(value, list) and value != []
+    assert line.endswith("; write names that are no words in quotes") == in_a_list
 
 
 @pytest.mark.parametrize("value", [["astronaut"], [1, 397133], 3000, "all"])

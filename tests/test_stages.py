@@ -78,8 +78,19 @@ def test_a_folder_gives_each_item_its_own_start(start: TCM, tmp_path: Path) -> N
     codec, origin = stages.initial(lambda: TCM(**SIZES), stage("lic"), 0, "q2")
     assert weights.fingerprint(codec) == weights.fingerprint(start)
     assert origin == "lic/q2.safetensors"
-    with pytest.raises(SicError, match=r"lic/q1\.safetensors"):
-        stages.initial(lambda: TCM(**SIZES), stage("lic"), 0, "q1")
+
+
+def test_a_folder_without_an_item_s_start_says_what_it_has(start: TCM, tmp_path: Path) -> None:
+    for name in ("m5-q1", "m5-q0"):
+        weights.save(tmp_path / f"fusion/{name}.safetensors", start, {})
+    remedy = "; add it, or set `init` to one file, or to data/weights/scratch"
+    with pytest.raises(SicError) as error:
+        stages.initial(lambda: TCM(**SIZES), stage("fusion"), 0, "m3-q2")
+    assert str(error.value) == f"init: fusion has no m3-q2.safetensors, only m5-q0, m5-q1{remedy}"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SicError) as error:
+        stages.initial(lambda: TCM(**SIZES), stage("empty"), 0, "base")
+    assert str(error.value) == f"init: empty has no base.safetensors, nor any other{remedy}"
 
 
 def test_a_trained_additional_codec_is_taken_as_it_is(start: TCM) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_a_crop_follows_from_its_number_and_the_seed(photos: list[Photo]) -> Non
         assert all(map(torch.equal, crops[index], again[index]))
     other = Crops(photos, 128, 100, seed=4)
     assert any(not torch.equal(crops[i][0], other[i][0]) for i in range(10))
+
+
+def test_a_worker_that_is_not_forked_gets_the_same_crops(photos: list[Photo]) -> None:
+    """Where processes are spawned (macOS, and Linux from Python 3.14 on) they travel by pickle."""
+    crops = Crops(photos, 128, 100, seed=3)
+    before = crops[17]  # and the photo stays decoded, here
+    sent = pickle.loads(pickle.dumps(crops))
+    assert len(sent) == 100
+    assert all(map(torch.equal, sent[17], before))
+    assert len(pickle.dumps(crops)) < 10_000, "paths are sent, and no pixels"
 
 
 def test_an_epoch_shows_every_photo_once(photos: list[Photo]) -> None:
