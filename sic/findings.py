@@ -7,8 +7,8 @@ import pandas as pd
 
 from sic import bd, evaluate
 
-#: dB.  A difference below this is called none: three seeds of the same training were 0.05 dB apart
-#: (docs/training.md).
+#: dB.  A difference below this is called none: three seeds of the same training are at most
+#: 0.05 dB apart (docs/training.md).
 EQUAL_DB = 0.1
 
 #: The regime of the paper: the base takes under this share of the LIC's bits, and the picture for

@@ -14,7 +14,7 @@ from sic.profile import apply
 ROOT = Path(__file__).parents[1]
 PROFILES = ROOT / "profiles"
 #: Runs that the weights of data/weights took.
-RUNS = range(1, 13)
+RUNS = range(1, 14)
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
