@@ -75,7 +75,7 @@ def test_encode_decode_and_info(folder, capsys):
 def test_folders(folder, capsys):
     assert run("encode photos -o streams --base B --enhancement E --split") == 0
     names = sorted(p.name for p in (folder / "streams").iterdir())
-    assert names == ["one.enhancement.sic", "one.sic", "two.enhancement.sic", "two.sic"]
+    assert names == [".sources", "one.enhancement.sic", "one.sic", "two.enhancement.sic", "two.sic"]
     assert run("decode streams -o pictures --base B --enhancement E") == 0
     assert images.read("pictures/two.png").shape == (40, 30, 3)
     assert "2/2" in capsys.readouterr().err  # the progress bar
