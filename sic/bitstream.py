@@ -102,10 +102,11 @@ class ScalableCodec:
             return cls(base)
         # Published checkpoints do not say what they were trained on.
         trained_on = weights.metadata(Path(enhancement_path))["origin"].get("base")
-        if trained_on not in (None, weights.fingerprint(base)):
+        given = weights.metadata(Path(base_path))["fingerprint"]
+        if trained_on not in (None, given):
             raise SicError(
                 f"{enhancement_path} was trained on another base ({trained_on[:16]}) than "
-                f"{base_path} ({weights.fingerprint(base)[:16]}); give the base it was trained on"
+                f"{base_path} ({given[:16]}); give the base it was trained on"
             )
         enhancement = weights.load(Path(enhancement_path), device)
         if not isinstance(enhancement, AdditionalCodec | DifferenceCodec):

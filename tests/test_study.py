@@ -347,8 +347,8 @@ def test_the_test_command_runs_every_check_and_fails_if_one_does(
     assert study.test(["-k", "tcm"]) == 0
     programs = [command[0] for command in ran]
     assert programs == ["ruff", "ruff", "mypy", "nbstripout", "pytest"]
-    assert ran[-1][:3] == ("pytest", "-n", "2")
-    assert ran[-1][-2:] == ("-k", "tcm")
+    spread = ("-n", "2", "--dist=loadscope", "--no-loadscope-reorder")
+    assert ran[-1] == ("pytest", *spread, "-k", "tcm")
     monkeypatch.setattr(study, "run", lambda *command: 3 * (command[0] in ("mypy", "pytest")))
     capsys.readouterr()
     assert study.test([]) == 3
