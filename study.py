@@ -63,10 +63,10 @@ def main() -> None:
         become("python", "-m", "sic.profile", *words[1:])
     settle_git()
     if words[:1] == ["bundle"]:
-        become("python", "-m", "sic.bundle", *words[1:])
+        become("python", "-m", "sic.report.provenance", *words)
     if words:
         become("dvc", *words)
-    status = run("dvc", "repro") or run("python", "-m", "sic.provenance")
+    status = run("dvc", "repro") or run("python", "-m", "sic.report.provenance")
     if status == 0 and REPORT.is_file():
         say(f"the report is {REPORT.relative_to(ROOT)}")
     sys.exit(status)

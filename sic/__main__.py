@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sic import stream_files
 from sic.errors import SicError, exit_on_error
+from sic.stream import files as stream_files
 
 if TYPE_CHECKING:
-    from sic.bitstream import Reader, ScalableCodec
+    from sic.stream.scalable import Reader, ScalableCodec
 
 Commands = argparse._SubParsersAction
 
@@ -42,7 +42,7 @@ def add_encode(commands: Commands) -> None:
 
 def run_encode(arguments: argparse.Namespace) -> None:
     """Code one picture or a folder of them."""
-    from sic.data import SUFFIXES
+    from sic.data.sets import SUFFIXES
 
     jobs = stream_files.pair(arguments.source, arguments.output, SUFFIXES, stream_files.SUFFIX)
     if arguments.split and arguments.enhancement is None:
@@ -125,7 +125,7 @@ def add_import_weights(commands: Commands) -> None:
 
 def run_import_weights(arguments: argparse.Namespace) -> None:
     """Check a published checkpoint against the codec it should be, and write it in our format."""
-    from sic import weights
+    from sic.codec import weights
     from sic.files import sha256
 
     if (arguments.role == "additional") != (arguments.m is not None):
@@ -156,7 +156,8 @@ def add_segment(commands: Commands) -> None:
 
 def run_segment(_: argparse.Namespace) -> None:
     """Segment the pictures of data/images.json as params.yaml says; see docs/masks.md."""
-    from sic import params, segment
+    from sic import params
+    from sic.masks import segment
 
     header = segment.run(params.load())
     if header is not None:  # None in a process that only helped
@@ -174,7 +175,8 @@ def add_edges(commands: Commands) -> None:
 
 def run_edges(_: argparse.Namespace) -> None:
     """Draw as the stage would; it then finds the masks and takes them up.  See docs/masks.md."""
-    from sic import edges, params
+    from sic import params
+    from sic.masks import edges
 
     folder = edges.draw(params.load())
     if folder is not None:  # None in a process that only helped
@@ -195,42 +197,14 @@ def add_train(commands: Commands) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Train as the stage would; it then finds the run finished and takes it up."""
-    from sic import params, stages
+    from sic import params
+    from sic.training import jobs
     from sic.work import Worker
 
-    job = stages.job(params.load(), arguments.codec)
+    job = jobs.job(params.load(), arguments.codec)
     job.train()
     if Worker.from_environment().rank == 0:
         print(f"{job.run.name} is trained; `dvc repro` takes it up")
-
-
-def add_complement(commands: Commands) -> None:
-    """`complement artifacts/lic/q2/codec.safetensors -o build/complement.safetensors`."""
-    parser = commands.add_parser(
-        "complement",
-        help="a start for additional codecs: a LIC that sends what the study's base does not",
-    )
-    parser.add_argument("lic", type=Path, help="checkpoint of a human LIC")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="the file that `fusion.init` then names"
-    )
-    parser.set_defaults(run=run_complement)
-
-
-def run_complement(arguments: argparse.Namespace) -> None:
-    """Fit a LIC to the base of ``artifacts`` on the training photos; see sic/complement.py."""
-    from sic import complement, crops, params, stages, weights
-
-    study = params.load()
-    lic, base = weights.load(arguments.lic), weights.load(stages.BASE)
-    photos = crops.photos("train", study.data)
-    codec = complement.complement(lic, base, photos, study.train.crop, study.seed)
-    origin = {
-        "complement": str(arguments.lic),
-        "base": weights.metadata(stages.BASE)["fingerprint"],
-    }
-    weights.save(arguments.output, codec, origin)
-    print(f"{arguments.output}: an additional codec of m = {codec.m} slices to start from")
 
 
 def add_ship(commands: Commands) -> None:
@@ -246,11 +220,12 @@ def add_ship(commands: Commands) -> None:
 
 def run_ship(arguments: argparse.Namespace) -> None:
     """Round trained codecs and write them where `init` of params.yaml finds them."""
-    from sic import params, ship
+    from sic import params
+    from sic.training import jobs
 
     study = params.load()
     names = arguments.codec or study.codecs
-    print(f"{len(names)} codecs shipped; {ship.ship(names, study)} describes them")
+    print(f"{len(names)} codecs shipped; {jobs.ship(names, study)} describes them")
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
@@ -284,7 +259,7 @@ def _count(word: str) -> int:
 def _codec(arguments: argparse.Namespace) -> "ScalableCodec":
     import torch
 
-    from sic.bitstream import ScalableCodec
+    from sic.stream.scalable import ScalableCodec
 
     device = arguments.device
     if device == "cuda" and not torch.cuda.is_available():
@@ -303,7 +278,6 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_segment,
     add_edges,
     add_train,
-    add_complement,
     add_ship,
 )
 

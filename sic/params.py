@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sic.errors import SicError
-from sic.section import (
+from sic.schema import (
     Device,
     Number,
     PointName,

@@ -24,11 +24,14 @@ from reference_weights import fill
 from skimage import data
 from torch import Tensor
 
-from sic import edges, graph, images, objectives, params, stages, train
-from sic.bitstream import ScalableCodec
-from sic.run import Run, State
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM
+from sic import images, params
+from sic.codec import loss as objectives
+from sic.codec.fusion import AdditionalCodec
+from sic.codec.tcm import TCM
+from sic.masks import edges, graph
+from sic.stream.scalable import ScalableCodec
+from sic.training import jobs, loop
+from sic.training.run import Run, State
 
 ROOT = Path(__file__).parents[1]
 LAMBDA = 0.02
@@ -40,7 +43,7 @@ STEPS = {SMALL: (4, 128), PUBLISHED: (2, 256)}
 
 @cache
 def widths(size: str) -> dict[str, Any]:
-    return stages.widths(params.load(ROOT / "params.yaml").codec) if size == SMALL else {}
+    return jobs.widths(params.load(ROOT / "params.yaml").codec) if size == SMALL else {}
 
 
 @cache
@@ -254,16 +257,16 @@ def test_gpu_step(benchmark, precision, compiled, capsys):
 
 
 def training_step(codec: TCM, x: Tensor, precision: str, compiled: bool) -> Callable[[], None]:
-    """One step of a LIC in :mod:`sic.train`'s loop, on crops that are there already."""
+    """One step of a LIC in :mod:`sic.training.loop`'s loop, on crops that are there already."""
     changes = {"batch": len(x), "accumulate": 1, "precision": precision, "device": x.device.type}
     settings = params.load(ROOT / "params.yaml").train.model_copy(update=changes)
     run = Run("bench", settings, steps=1000, seed=0, photos=[], validation=[], about={})
-    state, joined = State(codec, run), train.fabric(settings)
+    state, joined = State(codec, run), loop.fabric(settings)
     forward, loss = torch.compile(codec) if compiled else codec, objectives.human_loss(LAMBDA)
     crops = repeat((x, x[:, :1]))
 
     def work() -> None:
-        train._step(state, lambda _, x, m_x: loss(forward, x, m_x), crops, run, joined)
+        loop._step(state, lambda _, x, m_x: loss(forward, x, m_x), crops, run, joined)
         if x.is_cuda:
             torch.cuda.synchronize()
 

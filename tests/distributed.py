@@ -8,9 +8,11 @@ from PIL import Image
 from skimage import data
 from small import SIZES
 
-from sic import objectives, params, train, weights
-from sic.crops import Photo
-from sic.tcm import TCM
+from sic import params
+from sic.codec import loss, weights
+from sic.codec.tcm import TCM
+from sic.data.crops import Photo
+from sic.training import loop
 
 
 def main(folder: Path) -> None:
@@ -19,7 +21,7 @@ def main(folder: Path) -> None:
     settings = params.load(Path(__file__).parents[1] / "params.yaml").train.model_copy(
         update={"batch": 4, "accumulate": 2, "validate_every": 1, "device": "cpu"}
     )
-    joined = train.fabric(settings)
+    joined = loop.fabric(settings)
     picture = folder / "photo.png"
     if joined.is_global_zero:
         Image.fromarray(data.chelsea()[:160, :200]).save(picture)
@@ -27,8 +29,8 @@ def main(folder: Path) -> None:
     torch.manual_seed(0)
     codec = TCM(**SIZES)
     photos = [Photo(picture, "chelsea")]
-    run = train.Run("lic/q1", settings, 3, 0, photos, photos * 2, {})
-    history = train.train(codec, objectives.human_loss(0.01), run, folder / "checkpoints")
+    run = loop.Run("lic/q1", settings, 3, 0, photos, photos * 2, {})
+    history = loop.train(codec, loss.human_loss(0.01), run, folder / "checkpoints")
     if joined.is_global_zero:
         weights.save(folder / "codec.safetensors", codec, {})
         history.to_csv(folder / "history.csv")

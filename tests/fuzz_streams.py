@@ -97,8 +97,8 @@ def decode_all(files: int, seed: int) -> None:
     from skimage import data
     from test_bitstream import additional, base, difference
 
-    from sic.bitstream import ScalableCodec
     from sic.errors import StreamError
+    from sic.stream.scalable import ScalableCodec
 
     codecs = {
         name: ScalableCodec(base(), enhancement)
@@ -153,8 +153,8 @@ def guided(arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["sic"]):
-        from sic import container
         from sic.errors import StreamError
+        from sic.stream import container
 
     def one(content: bytes) -> None:
         for candidate in (content, sealed(content)):

@@ -16,8 +16,8 @@ from compressai import ans, entropy_models
 from compressai.ops import quantize_ste
 from torch import Tensor, nn
 
-from sic.attention import WindowAttention
-from sic.convolutions import (
+from sic.codec.attention import WindowAttention
+from sic.codec.convolutions import (
     GDN,
     Conv3x3,
     ResidualBlock,
@@ -25,10 +25,10 @@ from sic.convolutions import (
     ResidualBlockWithStride,
     ResidualUnit,
 )
-from sic.layers import ConvTransBlock, SWAtten, TransformerBlock
-from sic.loss import Loss, rate_distortion
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM, CodecOutput, Likelihoods
+from sic.codec.fusion import AdditionalCodec
+from sic.codec.layers import ConvTransBlock, SWAtten, TransformerBlock
+from sic.codec.loss import Loss, rate_distortion
+from sic.codec.tcm import TCM, CodecOutput, Likelihoods
 
 SCALES = torch.exp(torch.linspace(math.log(0.11), math.log(256), 64)).tolist()
 

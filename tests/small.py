@@ -4,7 +4,7 @@ import torch
 from skimage import data
 from torch import Tensor
 
-from sic.tcm import Widths
+from sic.codec.tcm import Widths
 
 WIDTHS = Widths(
     hyper=16,

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sic import accuracy, detect
+from sic.evaluation import detection
+from sic.report import findings
 
 POINT = {"lmbda": None, "m": None}
 
@@ -33,7 +34,7 @@ def table() -> pd.DataFrame:
 
 
 def test_sentences_set_x_hat_t_beside_the_others_at_its_own_rate(table: pd.DataFrame) -> None:
-    first, lic, fusion, jpeg = accuracy.sentences(table, m=5)
+    first, lic, fusion, jpeg = findings.detection_sentences(table, m=5)
     assert "On 154 originals the detector has mAP 0.280 (mAP50 0.420)" in first
     assert "on x̂_t it has 0.210 (0.315) for 0.100 bpp, 75% of that" in first
     assert "at most 0.200, 71% of the originals', for 0.150 bpp" in lic
@@ -44,14 +45,14 @@ def test_sentences_set_x_hat_t_beside_the_others_at_its_own_rate(table: pd.DataF
 
 
 def test_a_detector_that_finds_nothing_has_no_share(table: pd.DataFrame) -> None:
-    first, *_ = accuracy.sentences(table.assign(ap=0.0), m=5)
+    first, *_ = findings.detection_sentences(table.assign(ap=0.0), m=5)
     assert "no share of that" in first
 
 
 def test_the_figure_has_a_curve_for_each_codec_and_a_line_for_originals(
     table: pd.DataFrame,
 ) -> None:
-    left, right = accuracy.against_rate(table, m=5, caption="caption").axes
+    left, right = findings.against_rate(table, m=5, caption="caption").axes
     for axes, factor in ((left, 1), (right, 1.5)):
         lines = {str(line.get_label()): line for line in axes.get_lines()}
         assert len(lines) == 5
@@ -68,10 +69,10 @@ def test_classes_are_the_commonest_ones_in_the_order_of_the_codecs() -> None:
         for codec, point, ap in (("original", "", 0.3), ("JPEG", "5", 0.1), ("JPEG", "10", 0.2))
         for name, count in counts.items()
     ]
-    found = accuracy.by_class(pd.DataFrame(rows).astype({"m": "Int64"}), 2)
+    found = findings.by_class(pd.DataFrame(rows).astype({"m": "Int64"}), 2)
     assert list(found.columns) == ["person", "chair"]
     assert found.person.tolist() == [0.3, 0.1, 0.2]
 
 
 def test_without_a_detector_there_are_no_classes() -> None:
-    assert accuracy.by_class(pd.DataFrame(columns=detect.CLASS_COLUMNS), 12).empty
+    assert findings.by_class(pd.DataFrame(columns=detection.CLASS_COLUMNS), 12).empty

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from skimage import data
 
-from sic import anchors, classical, images, params, vvc_m
-from sic.classical import Anchor, Still
+from sic import images, params
+from sic.anchors import cached, classical, vvc_m
+from sic.anchors.classical import Anchor, Still
 from sic.errors import SicError
 
 ROOT = Path(__file__).parents[1]
@@ -56,28 +57,28 @@ class Counted:
 
 
 def test_only_what_is_asked_for_is_looked_for() -> None:
-    assert anchors.find(settings()) == []
-    ((anchor, values),) = anchors.find(settings(jpeg=[5, 50]))
+    assert cached.find(settings()) == []
+    ((anchor, values),) = cached.find(settings(jpeg=[5, 50]))
     assert (anchor.setup.codec, values) == ("JPEG", [5, 50])
 
 
 def test_a_codec_that_no_program_has_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sic.ffmpeg.programs", lambda: iter([]))
+    monkeypatch.setattr("sic.anchors.programs.programs", lambda: iter([]))
     asked = settings(vvc={"qp": [37]}, vvc_m={"qp": [27]}, hevc={"qp": [37]}, jpeg=[5])
-    there = [anchor.setup.codec for anchor, _ in anchors.find(asked)]
+    there = [anchor.setup.codec for anchor, _ in cached.find(asked)]
     assert there == ["JPEG"], "none takes the name of another"
-    notes = anchors.left_out(asked, there)
+    notes = cached.left_out(asked, there)
     assert [note.partition(" is left out")[0] for note in notes] == ["VVC", "VVC+M", "HEVC"]
     assert "evaluate.vvc.vtm names no VTM" in notes[0]
-    assert anchors.left_out(asked, ["JPEG", "VVC", "VVC+M", "HEVC"]) == []
+    assert cached.left_out(asked, ["JPEG", "VVC", "VVC+M", "HEVC"]) == []
 
 
 def test_the_published_series_is_of_kodak_alone() -> None:
     kodak = [f"kodim{n:02d}" for n in range(1, 25)]
-    assert anchors.published(kodak) == anchors.PUBLISHED_VTM_KODAK
-    assert anchors.published(kodak[1:]) == anchors.published([*kodak, "coffee"]) == ()
+    assert cached.published(kodak) == cached.PUBLISHED_VTM_KODAK
+    assert cached.published(kodak[1:]) == cached.published([*kodak, "coffee"]) == ()
 
 
 # ---- coded once ------------------------------------------------------------------------------
@@ -85,22 +86,22 @@ def test_the_published_series_is_of_kodak_alone() -> None:
 
 def test_a_stream_is_coded_once_for_each_picture_and_setting(tmp_path: Path) -> None:
     codec = Counted()
-    first = anchors.code(codec, 20, PHOTO, tmp_path)
-    again = anchors.code(codec, 20, PHOTO, tmp_path)
+    first = cached.code(codec, 20, PHOTO, tmp_path)
+    again = cached.code(codec, 20, PHOTO, tmp_path)
     assert codec.coded == 1
     assert (again.stream, again.encode_seconds) == (first.stream, first.encode_seconds)
     np.testing.assert_array_equal(again.x_hat, first.x_hat)
     assert first.bpp == 8 * len(first.stream) / 64**2
     changes: list[Callable[[], object]] = [
-        lambda: anchors.code(codec, 21, PHOTO, tmp_path),
-        lambda: anchors.code(codec, 20, PHOTO[::-1], tmp_path),
-        lambda: anchors.code(codec, 20, PHOTO.reshape(32, 128, 3), tmp_path),
+        lambda: cached.code(codec, 21, PHOTO, tmp_path),
+        lambda: cached.code(codec, 20, PHOTO[::-1], tmp_path),
+        lambda: cached.code(codec, 20, PHOTO.reshape(32, 128, 3), tmp_path),
     ]
     for count, change in enumerate(changes, start=2):
         change()
         assert codec.coded == count
     codec.setup = replace(codec.setup, version="another libjpeg")
-    anchors.code(codec, 20, PHOTO, tmp_path)
+    cached.code(codec, 20, PHOTO, tmp_path)
     assert codec.coded == 5, "another program's streams are not its own"
 
 
@@ -110,7 +111,7 @@ def test_a_stream_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
             raise SicError("cannot")
 
     with pytest.raises(SicError, match="cannot"):
-        anchors.code(Broken(), 20, PHOTO, tmp_path)
+        cached.code(Broken(), 20, PHOTO, tmp_path)
     assert not list(tmp_path.rglob("*"))
 
 
@@ -123,7 +124,7 @@ def test_threads_never_parse_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     codec, second = Counted(), vvc_m.find("faster")
     monkeypatch.setattr(ast, "parse", parse)
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda q: anchors.code(codec, q, PHOTO, tmp_path), [5, 50]))
+        list(pool.map(lambda q: cached.code(codec, q, PHOTO, tmp_path), [5, 50]))
         if second is not None:
             pool.submit(vvc_m.code, second, 37, PHOTO, PHOTO, tmp_path).result()
 

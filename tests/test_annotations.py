@@ -9,10 +9,12 @@ from pycocotools import mask as coco
 from skimage import data as photos
 from test_data import coco_copy
 
-from sic import annotations, data, edges, images, params, records, segment, splits
-from sic.annotations import Annotations
+from sic import images, params
+from sic.data import sets
 from sic.errors import SicError
 from sic.files import sha256
+from sic.masks import annotations, edges, records, segment
+from sic.masks.annotations import Annotations
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "coco_val"
@@ -123,7 +125,7 @@ def test_panoptic_maps_count_in_the_checksum(tmp_path: Path) -> None:
 def test_annotations_are_a_file_or_a_folder_of_them(tmp_path: Path) -> None:
     def named(path: Path, outlines: str = "instances") -> list[Path]:
         content = STUDY.data.model_dump() | {"source": "folder", "annotations": str(path)}
-        return data.annotation_files(params.Data.model_validate(content), outlines, tmp_path)
+        return sets.annotation_files(params.Data.model_validate(content), outlines, tmp_path)
 
     for name in (
         "instances_train.json",
@@ -187,7 +189,7 @@ def test_a_folder_with_a_coco_style_file(tmp_path: Path) -> None:
     content["data"] |= {"validation": ["0"], "test": ["1"]}
     content["segment"]["segmenter"] = "annotations"
     chosen = params.Params.model_validate(content)
-    data.prepare(chosen.data, 0, tmp_path / "data")
+    sets.prepare(chosen.data, 0, tmp_path / "data")
     with pytest.raises(SicError, match=r"data\.annotations: name the file"):
         segment.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
     content["data"]["annotations"] = str(root / "outlines.json")
@@ -223,12 +225,12 @@ def test_real_coco_end_to_end(tmp_path: Path) -> None:
     content["data"]["test"] = "all"
     content["segment"]["segmenter"] = "annotations"
     chosen = params.Params.model_validate(content)
-    index = data.prepare(chosen.data, 0, tmp_path / "data")
-    assert [len(index[split]) for split in splits.SPLITS] == [4, 2, 6]
+    index = sets.prepare(chosen.data, 0, tmp_path / "data")
+    assert [len(index[split]) for split in sets.SPLITS] == [4, 2, 6]
     segment.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
     found = segment.load(tmp_path / "data" / "segments")
     by_file = {image["file_name"]: image["id"] for image in real["images"]}
-    for record in splits.every_record(index):
+    for record in sets.every_record(index):
         theirs = [
             a for a in real["annotations"] if a["image_id"] == by_file[Path(record.path).name]
         ]

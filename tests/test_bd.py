@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sic import anchors, bd
-from sic.bd import Curve, Points
+from sic.anchors import cached
+from sic.evaluation import bd
+from sic.evaluation.bd import Curve, Points
 
 SHARED = Path(__file__).parents[2] / "shared"
 MANY = 200  # resamplings
@@ -205,7 +206,7 @@ def test_bd_rates_against_published_vtm_are_those_of_another_program(
     points = pd.read_csv(SHARED / "reference/classical_kodak.csv").query("codec == @codec")
     kodak = points[points.image.str.startswith("kodim")]
     means = kodak.groupby("qp")[["bpp", "psnr_rgb"]].mean().to_numpy().T
-    published = np.array(anchors.PUBLISHED_VTM_KODAK).T
+    published = np.array(cached.PUBLISHED_VTM_KODAK).T
     found = bd.delta(curve(*means), curve(*published), "rate", 1)
     assert found.value == pytest.approx(percent, abs=1.0)
 

@@ -15,13 +15,13 @@ from reference_weights import fill
 from skimage import data
 from small import SIZES, WIDTHS
 
-from sic import images, weights
-from sic.bitstream import ScalableCodec
-from sic.container import Kind, read_layer, read_layers
-from sic.difference import DifferenceCodec
+from sic import images
+from sic.codec import weights
+from sic.codec.fusion import AdditionalCodec, DifferenceCodec, fuse
+from sic.codec.tcm import TCM
 from sic.errors import SicError, StreamError
-from sic.scalable import AdditionalCodec, fuse
-from sic.tcm import TCM
+from sic.stream.container import Kind, read_layer, read_layers
+from sic.stream.scalable import ScalableCodec
 
 PHOTO = data.astronaut()[:100, :150]
 STREAMS = Path(__file__).parent / "streams"
@@ -146,7 +146,7 @@ def test_another_process_with_other_threads_and_instructions_reads_it(tmp_path, 
     (tmp_path / "photo.sic").write_bytes(encoding.stream)
     program = """if True:
         import sys; from pathlib import Path
-        from sic.bitstream import ScalableCodec
+        from sic.stream.scalable import ScalableCodec
         codec = ScalableCodec.load("base", "m3")
         stream = Path("photo.sic").read_bytes()
         for latent in codec.decode_latents(stream, "human"):

@@ -12,10 +12,11 @@ from PIL import Image
 from skimage import data
 from small import SIZES
 
-from sic import browser, images, pages
-from sic.bitstream import ScalableCodec
-from sic.browser import Picture, Scene
-from sic.tcm import TCM
+from sic import images
+from sic.codec.tcm import TCM
+from sic.report import pages
+from sic.report.pages import Picture, Scene
+from sic.stream.scalable import ScalableCodec
 
 ASTRONAUT = data.astronaut()[:200, :300]
 COFFEE = data.coffee()[:160, :120]
@@ -30,7 +31,7 @@ def scenes() -> list[Scene]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    body = "<h1>Pictures</h1>" + browser.browser(scenes(), tmp_path)
+    body = "<h1>Pictures</h1>" + pages.browser(scenes(), tmp_path)
     (tmp_path / "index.html").write_text(pages.page("Pictures", body))
     return tmp_path / "index.html"
 
@@ -42,14 +43,14 @@ def test_pictures_lie_beside_the_page_without_loss(page: Path) -> None:
 
 
 def test_equal_pictures_give_equal_bytes(tmp_path: Path) -> None:
-    assert browser.browser(scenes(), tmp_path / "a") == browser.browser(scenes(), tmp_path / "b")
+    assert pages.browser(scenes(), tmp_path / "a") == pages.browser(scenes(), tmp_path / "b")
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
 def test_a_scene_shows_what_the_files_decode_to_with_their_rate() -> None:
     codec = ScalableCodec(TCM(**SIZES))
-    original, coded = browser.scene("astronaut", ASTRONAUT, {"x̂_t": codec}).pictures
+    original, coded = pages.scene("astronaut", ASTRONAUT, {"x̂_t": codec}).pictures
     np.testing.assert_array_equal(original.pixels, ASTRONAUT)
     stream = codec.encode(ASTRONAUT)
     np.testing.assert_array_equal(coded.pixels, codec.decode(stream))

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from sic import bundle, pages, params, provenance
+from sic import params
 from sic.errors import SicError
+from sic.report import pages, provenance
 
 ROOT = Path(__file__).parents[1]
 LOCK = """schema: '2.0'
 stages:
   evaluate:
-    cmd: python -m sic.execute notebooks/50_evaluate.ipynb reports/evaluate
+    cmd: python -m sic.report.notebook notebooks/50_evaluate.ipynb reports/evaluate
     outs:
     - {path: reports/evaluate, hash: md5, md5: 0123.dir, size: 2500000, nfiles: 2}
     - {path: results/metrics.json, hash: md5, md5: 4567, size: 12}
   lic@q1:
-    cmd: python -m sic.execute notebooks/41_lic.ipynb reports/lic/q1 quality=q1
+    cmd: python -m sic.report.notebook notebooks/41_lic.ipynb reports/lic/q1 quality=q1
     outs:
     - {path: results/of_an_older_study.csv, hash: md5, md5: 89ab, size: 12}
 """
@@ -40,12 +41,14 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "results").mkdir()
     (tmp_path / "results/metrics.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bundle, "_changed", list)  # DVC's word; tests/test_pipeline.py has it say
+    monkeypatch.setattr(
+        provenance, "_changed", list
+    )  # DVC's word; tests/test_pipeline.py has it say
     return tmp_path
 
 
 def test_the_zip_has_the_report_and_what_it_was_made_from(study: Path) -> None:
-    size = bundle.bundle(Path("for_you.zip"))
+    size = provenance.bundle(Path("for_you.zip"))
     assert size == Path("for_you.zip").stat().st_size
     with zipfile.ZipFile("for_you.zip") as archive:
         assert archive.testzip() is None
@@ -61,8 +64,8 @@ def test_the_zip_has_the_report_and_what_it_was_made_from(study: Path) -> None:
 def test_equal_files_give_an_equal_zip_and_a_failed_one_leaves_the_old(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle.bundle(Path("a/same.zip"))
-    bundle.bundle(Path("b/same.zip"))
+    provenance.bundle(Path("a/same.zip"))
+    provenance.bundle(Path("b/same.zip"))
     before = Path("a/same.zip").read_bytes()
     assert before == Path("b/same.zip").read_bytes()
 
@@ -71,7 +74,7 @@ def test_equal_files_give_an_equal_zip_and_a_failed_one_leaves_the_old(
 
     monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
     with pytest.raises(SicError, match=r"cannot write a/same.zip: No space left.*free some space"):
-        bundle.bundle(Path("a/same.zip"))
+        provenance.bundle(Path("a/same.zip"))
     assert [path.name for path in Path("a").iterdir()] == ["same.zip"]
     assert Path("a/same.zip").read_bytes() == before
 
@@ -79,19 +82,19 @@ def test_equal_files_give_an_equal_zip_and_a_failed_one_leaves_the_old(
 def test_what_has_not_been_made_is_named(study: Path) -> None:
     shutil.rmtree("reports/pictures")
     with pytest.raises(SicError, match=r"no reports/pictures, which params.yaml asks for"):
-        bundle.bundle(Path("a.zip"))
+        provenance.bundle(Path("a.zip"))
     Path("reports/index.html").unlink()
     with pytest.raises(SicError, match=r"no report: reports/index.html.*run python3 study.py"):
-        bundle.bundle(Path("a.zip"))
+        provenance.bundle(Path("a.zip"))
     assert not Path("a.zip").exists()
 
 
 def test_a_report_older_than_params_is_refused(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "_changed", lambda: ["lic@q2", "report"])
+    monkeypatch.setattr(provenance, "_changed", lambda: ["lic@q2", "report"])
     with pytest.raises(SicError, match=r"lic@q2, report would run anew.*run python3 study.py"):
-        bundle.bundle(Path("a.zip"))
+        provenance.bundle(Path("a.zip"))
 
 
 # ---- provenance ----

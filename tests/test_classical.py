@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from sic import classical, ffmpeg, images, planes
-from sic.classical import Anchor, Video
-from sic.ffmpeg import Ffmpeg
+from sic import images
+from sic.anchors import classical, planes, programs
+from sic.anchors.classical import Anchor, Video
+from sic.anchors.programs import Ffmpeg
 
 PHOTO: images.Pixels = np.ascontiguousarray(data.coffee()[100:191, 200:331])  # odd sides
 
@@ -126,11 +127,11 @@ def test_avif_keeps_full_chroma_and_is_tuned_for_psnr() -> None:
 
 
 def test_a_program_that_lacks_the_codec_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = list(ffmpeg.programs())
+    real = list(programs.ffmpegs())
     if not real or classical.libvvenc("faster") is None:
         pytest.skip("no ffmpeg with libvvenc on this machine")
     first = Ffmpeg(sys.executable, "0.1")  # a program, but no coder
-    monkeypatch.setattr(ffmpeg, "programs", lambda: iter([first, *real]))
+    monkeypatch.setattr(programs, "programs", lambda: iter([first, *real]))
     found = classical.libvvenc("faster")
     assert found is not None
     assert found.program in real
@@ -139,7 +140,7 @@ def test_a_program_that_lacks_the_codec_is_passed_over(monkeypatch: pytest.Monke
 
 
 def test_no_program_no_codec(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ffmpeg, "programs", lambda: iter([]))
+    monkeypatch.setattr(programs, "programs", lambda: iter([]))
     assert classical.libvvenc("fast") is None
     assert classical.x265("fast") is None
     assert classical.jpeg_xl(7) is None

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from server import serving
 
-from sic import coco
-from sic.coco import Archive
+from sic.data import coco
+from sic.data.coco import Archive
 from sic.errors import SicError
 
 

@@ -11,10 +11,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sic import detectors
-from sic.coco_eval import COLUMNS, Picture, Truth
-from sic.detectors import Detections
 from sic.errors import SicError
+from sic.evaluation import detectors
+from sic.evaluation.accuracy import COLUMNS, Picture, Truth
+from sic.evaluation.detectors import Detections
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 on_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the annotated pictures are not here")

@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sic import container
-from sic.container import HEADER_BYTES, MAX_PIXELS, NOTHING, Kind, Layer, read_layer, read_layers
 from sic.errors import StreamError
-from sic.platforms import Platform
+from sic.stream import container
+from sic.stream.container import (
+    HEADER_BYTES,
+    MAX_PIXELS,
+    NOTHING,
+    Kind,
+    Layer,
+    Platform,
+    read_layer,
+    read_layers,
+)
 
 HERE = Platform(1, 1, 2, 8, 2, 6, 1, 11)
 BASE = Layer(Kind.BASE, 5, 300, 400, HERE, b"weightsB", b"symbolsB", NOTHING, b"zzz", b"yyyyyy")

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from sic import cost
+from sic.codec import complexity
 
 
 def test_time_is_that_of_the_block() -> None:
-    with cost.measure("cpu") as found:
+    with complexity.measure("cpu") as found:
         time.sleep(0.05)
     assert 0.05 <= found.seconds < 1
 
 
 def test_peak_memory_sees_what_is_gone_at_the_end() -> None:
-    with cost.measure("cpu") as before:
+    with complexity.measure("cpu") as before:
         pass
-    with cost.measure("cpu") as found:
+    with complexity.measure("cpu") as found:
         block = np.ones(40_000_000)  # 320 MB
         time.sleep(0.05)
         del block
@@ -26,12 +26,12 @@ def test_peak_memory_sees_what_is_gone_at_the_end() -> None:
 
 
 def test_a_failure_in_the_block_comes_through() -> None:
-    with pytest.raises(RuntimeError, match="of the block"), cost.measure("cpu"):
+    with pytest.raises(RuntimeError, match="of the block"), complexity.measure("cpu"):
         raise RuntimeError("of the block")
 
 
 def test_operations_of_a_convolution_are_those_of_its_formula() -> None:
     # Each of 8×8 outputs in 6 channels takes 3·3·3 products; 10×10 pixels came in.
     convolution = torch.nn.Conv2d(3, 6, 3)
-    kmac = cost.kmac_per_pixel(lambda: convolution(torch.zeros(1, 3, 10, 10)), 100)
+    kmac = complexity.measured_kmac_per_pixel(lambda: convolution(torch.zeros(1, 3, 10, 10)), 100)
     assert kmac == pytest.approx(6 * 27 * 64 / 1000 / 100)

@@ -14,7 +14,9 @@ from PIL import Image
 from server import serving
 from skimage import data as photos
 
-from sic import coco, data, images, params, splits
+from sic import images, params
+from sic.data import coco, sets
+from sic.data import sets as splits
 from sic.errors import SicError
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -34,7 +36,7 @@ def folder_of(path: Path, names: list[str]) -> Path:
 
 
 def test_the_bundled_photos_are_written_and_listed(tmp_path: Path) -> None:
-    index = data.prepare(settings(), 0, tmp_path)
+    index = sets.prepare(settings(), 0, tmp_path)
     assert [r.name for r in index["test"]] == ["astronaut", "coffee", "flower"]
     astronaut = index["test"][0]
     path = splits.image_path(astronaut, settings(), tmp_path)
@@ -49,16 +51,16 @@ def test_the_bundled_photos_are_written_and_listed(tmp_path: Path) -> None:
 
 def test_equal_settings_give_equal_bytes(tmp_path: Path) -> None:
     chosen = settings(train=6, validation=2, test=3)
-    data.prepare(chosen, 5, tmp_path / "a")
-    data.prepare(chosen, 5, tmp_path / "b")
+    sets.prepare(chosen, 5, tmp_path / "a")
+    sets.prepare(chosen, 5, tmp_path / "b")
     for file in [p for p in (tmp_path / "a").rglob("*") if p.is_file()]:
         other = tmp_path / "b" / file.relative_to(tmp_path / "a")
         assert file.read_bytes() == other.read_bytes()
 
 
 def test_photos_no_longer_chosen_are_gone(tmp_path: Path) -> None:
-    data.prepare(settings(), 0, tmp_path)
-    data.prepare(settings(train=["china"], validation=["color"], test=["retina"]), 0, tmp_path)
+    sets.prepare(settings(), 0, tmp_path)
+    sets.prepare(settings(train=["china"], validation=["color"], test=["retina"]), 0, tmp_path)
     assert {p.stem for p in (tmp_path / "images").iterdir()} == {"china", "color", "retina"}
 
 
@@ -67,12 +69,12 @@ def test_drawn_splits_are_disjoint_and_of_the_size_wanted(
     train: int, validation: int, test: int, seed: int
 ) -> None:
     pools = dict.fromkeys(splits.SPLITS, POOL)
-    chosen = data.choose(pools, settings(train=train, validation=validation, test=test), seed)
+    chosen = sets.choose(pools, settings(train=train, validation=validation, test=test), seed)
     names = [name for split in splits.SPLITS for name, _ in chosen[split]]
     assert len(set(names)) == len(names) == train + validation + test
     assert [len(chosen[s]) for s in splits.SPLITS] == [train, validation, test]
     # More training images leave the other splits as they are.
-    more = data.choose(pools, settings(train=train + 1, validation=validation, test=test), seed)
+    more = sets.choose(pools, settings(train=train + 1, validation=validation, test=test), seed)
     assert more["test"] == chosen["test"]
     assert more["validation"] == chosen["validation"]
 
@@ -80,7 +82,7 @@ def test_drawn_splits_are_disjoint_and_of_the_size_wanted(
 def test_another_seed_draws_others_and_all_takes_the_rest() -> None:
     pools = dict.fromkeys(splits.SPLITS, POOL)
     wanted = settings(train="all", validation=["07"], test=9)
-    one, other = (data.choose(pools, wanted, seed) for seed in (1, 2))
+    one, other = (sets.choose(pools, wanted, seed) for seed in (1, 2))
     assert one["test"] != other["test"]
     assert one["validation"] == [("07", Path("07.png"))]
     assert len(one["train"]) == 40
@@ -99,7 +101,7 @@ def test_another_seed_draws_others_and_all_takes_the_rest() -> None:
 )
 def test_splits_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SicError, match=message):
-        data.prepare(settings(**changes), 0, tmp_path)
+        sets.prepare(settings(**changes), 0, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -109,7 +111,7 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
     chosen = settings(
         source="folder", root=str(root), train=["sub/c", "d.png"], validation=1, test="all"
     )
-    index = data.prepare(chosen, 0, tmp_path / "data")
+    index = sets.prepare(chosen, 0, tmp_path / "data")
     assert [r.path for r in index["train"]] == ["sub/c.png", "d.png"]
     assert {r.name for split in ("validation", "test") for r in index[split]} == {"a", "b"}
     assert splits.image_path(index["train"][0], chosen) == root / "sub" / "c.png"
@@ -128,7 +130,7 @@ def test_a_list_of_numbers_names_pictures_and_a_number_draws_as_many(tmp_path: P
         text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text, count=1)
     (tmp_path / "params.yaml").write_text(text)
     study = params.load(tmp_path / "params.yaml")
-    index = data.prepare(study.data, 0, tmp_path / "data")
+    index = sets.prepare(study.data, 0, tmp_path / "data")
     names = {split: [record.name for record in index[split]] for split in splits.SPLITS}
     assert names == {
         "train": ["000000001296", "4395", "1", "a"],
@@ -149,34 +151,34 @@ def test_a_number_that_names_no_one_picture_is_to_be_quoted(entry: list[Any], me
     pool = {name: Path(f"{name}.png") for name in ("007", "07", "0x10")}
     pools = dict.fromkeys(splits.SPLITS, pool)
     with pytest.raises(SicError, match=message):
-        data.choose(pools, settings(train=entry), 0)
-    quoted = data.choose(pools, settings(train=["007"], validation=["07"], test=["0x10"]), 0)
+        sets.choose(pools, settings(train=entry), 0)
+    quoted = sets.choose(pools, settings(train=["007"], validation=["07"], test=["0x10"]), 0)
     assert quoted["train"] == [("007", Path("007.png"))]
 
 
 def test_folders_that_do_not_serve(tmp_path: Path) -> None:
     splits = {"train": 1, "validation": 1, "test": 1}
     with pytest.raises(SicError, match=r"data\.root: name the folder"):
-        data.prepare(settings(source="folder", **splits), 0, tmp_path)
+        sets.prepare(settings(source="folder", **splits), 0, tmp_path)
     with pytest.raises(SicError, match=r"data\.root: there is no folder"):
-        data.prepare(settings(source="folder", root=str(tmp_path / "no"), **splits), 0, tmp_path)
+        sets.prepare(settings(source="folder", root=str(tmp_path / "no"), **splits), 0, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SicError, match=r"no images in .*empty"):
-        data.prepare(settings(source="folder", root=str(tmp_path / "empty"), **splits), 0, tmp_path)
+        sets.prepare(settings(source="folder", root=str(tmp_path / "empty"), **splits), 0, tmp_path)
     twice = folder_of(tmp_path / "twice", ["a", "b", "c"])
     (twice / "a.jpg").write_bytes(b"")
     with pytest.raises(SicError, match="share the name a"):
-        data.prepare(settings(source="folder", root=str(twice), **splits), 0, tmp_path)
+        sets.prepare(settings(source="folder", root=str(twice), **splits), 0, tmp_path)
 
 
 def test_an_unreadable_image_leaves_the_old_list(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "mine", ["a", "b", "c"])
     chosen = settings(source="folder", root=str(root), train=["a"], validation=["b"], test=["c"])
-    data.prepare(chosen, 0, tmp_path / "data")
+    sets.prepare(chosen, 0, tmp_path / "data")
     before = (tmp_path / "data" / "images.json").read_bytes()
     (root / "b.png").write_bytes((root / "b.png").read_bytes()[:200])
     with pytest.raises(SicError, match=r"mine/b\.png"):
-        data.prepare(chosen, 0, tmp_path / "data")
+        sets.prepare(chosen, 0, tmp_path / "data")
     assert (tmp_path / "data" / "images.json").read_bytes() == before
 
 
@@ -209,19 +211,19 @@ def coco_copy(root: Path, train: int = 6, val: int = 4) -> Path:
 def test_a_local_copy_of_coco(tmp_path: Path) -> None:
     root = coco_copy(tmp_path / "coco")
     chosen = settings(source="coco", root=str(root), train=[100, 101], validation=2, test="all")
-    index = data.prepare(chosen, 0, tmp_path / "data")
+    index = sets.prepare(chosen, 0, tmp_path / "data")
     assert [r.path for r in index["train"]] == [f"train2017/{i:012d}.jpg" for i in (100, 101)]
     assert all(r.path.startswith("train2017/") for r in index["validation"])
     assert [r.name for r in index["test"]] == [f"{i:012d}" for i in range(200, 204)]
     assert splits.image_path(index["test"][0], chosen).is_file()
-    assert [f.name for f in data.annotation_files(chosen, "instances")] == [
+    assert [f.name for f in sets.annotation_files(chosen, "instances")] == [
         "instances_train2017.json",
         "instances_val2017.json",
     ]
     with pytest.raises(SicError, match="panoptic_train2017"):
-        data.annotation_files(chosen, "panoptic")
+        sets.annotation_files(chosen, "panoptic")
     with pytest.raises(SicError, match="no image 200"):
-        data.prepare(settings(source="coco", root=str(root), train=[200]), 0, tmp_path / "data")
+        sets.prepare(settings(source="coco", root=str(root), train=[200]), 0, tmp_path / "data")
 
 
 def zipped(root: Path, folder: str) -> bytes:
@@ -250,8 +252,8 @@ def test_coco_from_a_mirror_or_from_archives_at_hand(
         site.break_after = 20_000
         given = {"url": site.address} if way == "mirror" else {"root": str(tmp_path / "zips")}
         chosen = settings(source="coco", train="all", validation=1, test=2, **given)
-        index = data.prepare(chosen, 0, tmp_path / "data")
-        found = data.annotation_files(chosen, "instances", tmp_path / "data")
+        index = sets.prepare(chosen, 0, tmp_path / "data")
+        found = sets.annotation_files(chosen, "instances", tmp_path / "data")
         assert bool(site.asked) == (way == "mirror")
     assert [len(index[s]) for s in splits.SPLITS] == [5, 1, 2]
     path = splits.image_path(index["test"][0], chosen, tmp_path / "data")

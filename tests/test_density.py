@@ -4,7 +4,7 @@ import pytest
 import torch
 from compressai import entropy_models as published
 
-from sic.density import EntropyBottleneck, GaussianConditional, quantize_ste
+from sic.codec.density import EntropyBottleneck, GaussianConditional, quantize_ste
 
 
 def pair(ours, theirs):

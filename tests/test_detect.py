@@ -15,13 +15,17 @@ from skimage import data as photos
 from small import SIZES
 from test_pipeline import PLUMBING, reached
 
-from sic import anchors, detect, detectors, images, params, splits, weights
-from sic.bitstream import ScalableCodec
-from sic.detectors import Detections
+from sic import images, params
+from sic.anchors import cached
+from sic.codec import weights
+from sic.codec.fusion import AdditionalCodec
+from sic.codec.tcm import TCM
+from sic.data import sets
 from sic.errors import SicError
+from sic.evaluation import detection, detectors
+from sic.evaluation.detectors import Detections
 from sic.params import Params
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM
+from sic.stream.scalable import ScalableCodec
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -124,23 +128,23 @@ def study(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any
 
 
 def run(chosen: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return detect.run(chosen, CPU, CPU)
+    return detection.run(chosen, CPU, CPU)
 
 
 def test_without_a_detector_the_tables_have_columns_and_no_rows() -> None:
     table, classes = run(params.load(ROOT / "params.yaml"))
-    assert list(table.columns) == detect.COLUMNS
-    assert list(classes.columns) == detect.CLASS_COLUMNS
+    assert list(table.columns) == detection.COLUMNS
+    assert list(classes.columns) == detection.CLASS_COLUMNS
     assert len(table) == len(classes) == 0
-    assert detect.metrics(table) == {}
+    assert detection.metrics(table) == {}
 
 
 def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
     folder: Path, looks: Looks
 ) -> None:
     table, classes = run(study())
-    assert list(table.columns) == detect.COLUMNS
-    assert list(classes.columns) == detect.CLASS_COLUMNS
+    assert list(table.columns) == detection.COLUMNS
+    assert list(classes.columns) == detection.CLASS_COLUMNS
     assert list(zip(table.codec, table.point, strict=True)) == [
         ("original", ""),
         ("SA-ICM", "base"),
@@ -162,7 +166,7 @@ def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
     assert set(classes["class"]) == {"stop sign"}
     assert set(classes.objects) == {2}
     assert classes.ap.tolist() == table.ap.tolist(), "of one class the mean is that class"
-    assert detect.metrics(table)["fusion"] == {
+    assert detection.metrics(table)["fusion"] == {
         "m2-q1": {"bpp": round(rows.loc["fusion", "bpp"].item(), 4), "ap": 0.0, "ap50": 0.0}
     }
 
@@ -175,13 +179,13 @@ def test_the_detector_sees_what_readers_get_and_rates_are_what_they_read(
     base = "artifacts/sa_icm/codec.safetensors"
     codec = ScalableCodec.load(base, "artifacts/fusion/m2-q1/codec.safetensors")
     streams = [codec.encode(image) for image in files]
-    jpeg = next(a for a, _ in anchors.find(study().evaluate) if a.setup.codec == "JPEG")
+    jpeg = next(a for a, _ in cached.find(study().evaluate) if a.setup.codec == "JPEG")
     expected = [
         *files,
         *(codec.decode(s, "machine") for s in streams),
         *(ScalableCodec.load(base).decode(s, "machine") for s in streams),  # the LIC is the base
         *(codec.decode(s, "human") for s in streams),
-        *(anchors.code(jpeg, q, image).x_hat for q in (5, 90) for image in files),
+        *(cached.code(jpeg, q, image).x_hat for q in (5, 90) for image in files),
     ]
     assert len(looks.seen) == len(expected)
     for seen, wanted in zip(looks.seen, expected, strict=True):
@@ -240,7 +244,7 @@ def test_a_stopped_run_goes_on_where_it_was(
 def test_the_study_s_own_test_pictures_are_taken_where_no_folder_is_named(
     folder: Path, looks: Looks
 ) -> None:
-    record = splits.ImageRecord("two", "two.png", 130, 90, "")
+    record = sets.ImageRecord("two", "two.png", 130, 90, "")
     index = {"train": [], "validation": [], "test": [record.__dict__]}
     (folder / "data").mkdir()
     (folder / "data/images.json").write_text(json.dumps(index))
@@ -253,14 +257,14 @@ def test_a_number_of_pictures_is_drawn_with_the_seed(folder: Path) -> None:
     drawn = {
         seed: [
             p.file_name
-            for p in detect.annotated(study({"images": 1}).model_copy(update={"seed": seed}))[1]
+            for p in detection.annotated(study({"images": 1}).model_copy(update={"seed": seed}))[1]
         ]
         for seed in range(8)
     }
     assert {len(names) for names in drawn.values()} == {1}
     assert {name for names in drawn.values() for name in names} == set(BOXES)
     with pytest.raises(SicError, match=r"detect\.images: 3 wanted, 2 are at hand; say all"):
-        detect.annotated(study({"images": 3}))
+        detection.annotated(study({"images": 3}))
 
 
 def missing_picture(folder: Path) -> None:
@@ -319,4 +323,4 @@ def test_what_is_kept_is_of_the_code_that_made_it() -> None:
     used = reached("from sic import anchors, bitstream, detectors, weights")
     # Nothing that these do changes a picture or a box.
     other = PLUMBING | {"fetch", "work", "platforms"}
-    assert set(detect._CODE) - {"detect"} == used - other
+    assert set(detection._CODE) - {"detect"} == used - other

@@ -20,8 +20,9 @@ from torchvision.models import detection as torchvision_detection
 from torchvision.models import get_model, list_models
 from torchvision.models._api import WeightsEnum
 
-from sic import detectors, images, params
+from sic import images, params
 from sic.errors import SicError
+from sic.evaluation import detectors
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import torch
 from reference_weights import fill
 from small import SIZES, astronaut
 
-from sic.difference import DifferenceCodec
-from sic.tcm import TCM
+from sic.codec.fusion import DifferenceCodec
+from sic.codec.tcm import TCM
 
 
 def test_it_codes_the_difference_and_adds_it_back() -> None:

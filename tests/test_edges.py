@@ -10,8 +10,9 @@ from PIL import Image
 from skimage import data as photos
 from test_segment import pictures, study
 
-from sic import edges, graph, params, records, segment
+from sic import params
 from sic.errors import SicError
+from sic.masks import edges, graph, records, segment
 from sic.params import Edges
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")

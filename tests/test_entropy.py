@@ -12,11 +12,11 @@ from reference_weights import fill
 from scipy.stats import norm
 from small import SIZES
 
-from sic import entropy
-from sic.density import EntropyBottleneck
-from sic.entropy import LIMIT, SCALES, SymbolDecoder, SymbolEncoder, gaussian_tables
+from sic.codec.density import EntropyBottleneck
+from sic.codec.tcm import TCM
 from sic.errors import StreamError
-from sic.tcm import TCM
+from sic.stream import entropy
+from sic.stream.entropy import LIMIT, SCALES, SymbolDecoder, SymbolEncoder, gaussian_tables
 
 
 def write(symbols, index, tables) -> bytes:

@@ -12,13 +12,15 @@ from reference_weights import fill
 from skimage import data
 from small import SIZES
 
-from sic import complexity, evaluate, images, params, weights
-from sic.bitstream import ScalableCodec
+from sic import images, params
+from sic.codec import complexity, weights
+from sic.codec.fusion import AdditionalCodec
+from sic.codec.tcm import TCM
 from sic.errors import SicError
-from sic.metrics import Metrics
+from sic.evaluation import rate_distortion
+from sic.evaluation.metrics import Metrics
 from sic.params import Also
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM
+from sic.stream.scalable import ScalableCodec
 
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
@@ -56,7 +58,7 @@ def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
             "difference": STUDY.difference.model_copy(update={"quality": ["q2"]}),
         }
     )
-    found = [(t.codec, t.point, t.m, t.lmbda) for t in evaluate.trained(study)]
+    found = [(t.codec, t.point, t.m, t.lmbda) for t in rate_distortion.trained(study)]
     lmbda = {name: point.lmbda for name, point in study.quality.items()}
     assert found == [
         ("SA-ICM", "base", None, study.sa_icm.lmbda),
@@ -68,7 +70,7 @@ def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
         ("fusion", "q3", 1, lmbda["q3"]),
         ("difference", "q2", None, lmbda["q2"]),
     ]
-    for item in evaluate.trained(study):
+    for item in rate_distortion.trained(study):
         assert (item.enhancement is None) == (item.codec in ("SA-ICM", "LIC"))
 
 
@@ -76,7 +78,7 @@ def test_rates_are_lengths_of_streams_and_quality_is_that_of_decoded_pictures(
     picture: images.Pixels,
 ) -> None:
     codec = ScalableCodec(fill(TCM(**SIZES), "icm"), fill(AdditionalCodec(2, **SIZES), "ica2"))
-    row = evaluate.code(codec, picture, Metrics())
+    row = rate_distortion.code(codec, picture, Metrics())
     encoding = codec.encode_layers(picture)
     assert encoding.enhancement is not None
     pixels = 90 * 130
@@ -133,7 +135,7 @@ def run(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> Ite
     weights.save(folder / "artifacts/fusion/m9-q1/codec.safetensors", additional, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        yield lambda: evaluate.evaluate({"a": picture, "b": picture[:64, :64]}, study)
+        yield lambda: rate_distortion.evaluate({"a": picture, "b": picture[:64, :64]}, study)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,7 @@ def table(run: Run) -> pd.DataFrame:
 
 
 def test_the_table_is_tidy(table: pd.DataFrame) -> None:
-    assert list(table.columns) == [*evaluate.COLUMNS, *evaluate.COSTS]
+    assert list(table.columns) == [*rate_distortion.COLUMNS, *rate_distortion.COSTS]
     points = table[table.image == "a"].groupby("codec", sort=False).size().to_dict()
     ours = {"SA-ICM": 1, "LIC": 1, "fusion": 1, "mean colour": 1}
     stills = {"AVIF": 1, "WebP": 1, "JPEG": 2}
@@ -177,19 +179,19 @@ def test_a_second_layer_is_counted_apart(table: pd.DataFrame) -> None:
 
 def test_a_second_run_differs_in_times_and_memory_only(table: pd.DataFrame, run: Run) -> None:
     again = run()
-    pd.testing.assert_frame_equal(again[evaluate.COLUMNS], table[evaluate.COLUMNS])
+    pd.testing.assert_frame_equal(again[rate_distortion.COLUMNS], table[rate_distortion.COLUMNS])
     fixed = ["parameters", "kmac_encode", "kmac_decode"]
     pd.testing.assert_frame_equal(again[fixed], table[fixed])
 
 
 def test_means_and_metrics_are_means_over_the_images(table: pd.DataFrame) -> None:
-    means = evaluate.means(table)
-    assert list(means.columns) == evaluate.COLUMNS[1:]
+    means = rate_distortion.means(table)
+    assert list(means.columns) == rate_distortion.COLUMNS[1:]
     rows = table[table.codec == "fusion"]
     mean = means[means.codec == "fusion"].iloc[0]
     assert mean.psnr == pytest.approx(rows.psnr.mean())
     assert mean.bpp_additional == pytest.approx(rows.bpp_additional.mean())
-    metrics: dict[str, Any] = evaluate.metrics(table)
+    metrics: dict[str, Any] = rate_distortion.metrics(table)
     assert metrics["fusion"]["m2-q1"]["psnr"] == round(rows.psnr.mean(), 4)
     assert set(metrics["JPEG"]) == {"quality 10", "quality 40"}
     assert "psnr_machine" not in metrics["JPEG"]["quality 10"]
@@ -201,15 +203,15 @@ def test_the_file_of_the_table_is_read_as_it_was_written(
 ) -> None:
     """Photos may have the names of COCO's, which look like numbers, or those of nothing."""
     names = {"a": "000000001296", "b": "NA"}
-    written = table[evaluate.COLUMNS].assign(image=table.image.map(names))
+    written = table[rate_distortion.COLUMNS].assign(image=table.image.map(names))
     written.to_csv(tmp_path / "rd.csv", index=False)
-    read = evaluate.read(tmp_path / "rd.csv")
+    read = rate_distortion.read(tmp_path / "rd.csv")
     assert list(read.image) == list(written.image)
     pd.testing.assert_frame_equal(read, written.replace({"point": {"": np.nan}}))
 
 
 def test_costs_are_those_of_each_point(table: pd.DataFrame) -> None:
-    costs = evaluate.costs(table).set_index("codec")
+    costs = rate_distortion.costs(table).set_index("codec")
     sizes = [sum(p.numel() for p in codec.parameters()) for codec in LAYERS]
     assert costs.parameters["SA-ICM"] == sizes[0]
     assert costs.parameters["fusion"] == sum(sizes)
@@ -222,7 +224,7 @@ def test_costs_are_those_of_each_point(table: pd.DataFrame) -> None:
 
 def test_operations_are_those_that_the_codec_stage_counts() -> None:
     base = fill(TCM(**SIZES), "icm")
-    counted = evaluate.operations(ScalableCodec(base))
+    counted = rate_distortion.operations(ScalableCodec(base))
     expected = complexity.kmac_per_pixel(base)
     assert counted["kmac_encode"] == pytest.approx(expected["encoder"], rel=0.02)
     assert counted["kmac_decode"] == pytest.approx(expected["decoder"], rel=0.02)
@@ -233,6 +235,6 @@ def test_no_pictures_and_a_missing_checkpoint_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SicError, match=r"no test images; set data.test"):
-        evaluate.evaluate({}, STUDY)
+        rate_distortion.evaluate({}, STUDY)
     with pytest.raises(SicError, match=r"no checkpoint artifacts/sa_icm/codec.safetensors"):
-        evaluate.evaluate({"a": picture}, STUDY)
+        rate_distortion.evaluate({"a": picture}, STUDY)

@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from sic.errors import SicError
-from sic.execute import execute, extract
+from sic.report.notebook import execute, extract
 
 
 def write(path: Path, *code: str, prose: str = "# Question") -> Path:
@@ -75,7 +75,7 @@ def test_a_killed_kernel_says_how_to_go_on() -> None:
 
 def test_a_run_whose_parent_is_killed_ends_too() -> None:
     write(Path("book.ipynb"), "m = 1", "import time\nopen('started', 'w')\ntime.sleep(100)")
-    command = [sys.executable, "-m", "sic.execute", "book.ipynb", "reports/a"]
+    command = [sys.executable, "-m", "sic.report.notebook", "book.ipynb", "reports/a"]
     parent = (
         "import subprocess, sys; child = subprocess.Popen(sys.argv[1:]); "
         "print(child.pid, flush=True); child.wait()"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from server import serving
 
-from sic import fetch as module
+from sic import files as module
 from sic.errors import SicError
-from sic.fetch import fetch
+from sic.files import fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()

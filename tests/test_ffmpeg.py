@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from skimage import data
 
-from sic import ffmpeg
+from sic.anchors import programs
+from sic.anchors.programs import Ffmpeg
 from sic.errors import SicError
-from sic.ffmpeg import Ffmpeg
 
 PHOTO = np.ascontiguousarray(data.coffee()[100:137, 200:251])
 LOSSLESS = ["-c:v", "ffv1"]
@@ -17,7 +17,7 @@ LOSSLESS = ["-c:v", "ffv1"]
 
 @pytest.fixture(scope="module")
 def program() -> Ffmpeg:
-    found = next(ffmpeg.programs(), None)
+    found = next(programs.ffmpegs(), None)
     if found is None:
         pytest.skip("no ffmpeg for this machine, neither on the PATH nor in a wheel")
     return found
@@ -60,7 +60,7 @@ def test_a_program_is_proved_not_believed(program: Ffmpeg) -> None:
 def test_the_ffmpeg_on_the_path_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(tmp_path, "echo 'ffmpeg version 7.0.2-static Copyright (c) 2000-2024'")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    first, *others = ffmpeg.programs()
+    first, *others = programs.ffmpegs()
     assert first == Ffmpeg(str(tmp_path / "ffmpeg"), "7.0.2")
     assert all("imageio_ffmpeg" in other.path for other in others)
 
@@ -71,4 +71,4 @@ def test_without_any_ffmpeg_there_is_none(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", no_binary)
-    assert list(ffmpeg.programs()) == []
+    assert list(programs.ffmpegs()) == []

@@ -12,10 +12,11 @@ from matplotlib.patches import Rectangle
 from skimage import data
 from small import SIZES, WIDTHS
 
-from sic import complexity, figures, schematic
-from sic.curves import curves
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM
+from sic.codec import complexity
+from sic.codec.fusion import AdditionalCodec
+from sic.codec.tcm import TCM
+from sic.report import figures, schematic
+from sic.report.figures import curves
 
 
 def row(codec: str, bpp: tuple[float, float], psnr: float, **more: Any) -> dict[str, Any]:

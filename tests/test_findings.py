@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sic import evaluate, findings
+from sic.evaluation import rate_distortion
+from sic.report import findings
 
 LAMBDAS = (0.005, 0.01, 0.02)
 BASE, MACHINE = 0.05, 24.0  # bpp of the base, dB of x̂_t
@@ -51,7 +52,7 @@ def results(ours: float = 0.7, dc: float = 0.9, **curves: Any) -> pd.DataFrame:
         **curves,
     }
     table = pd.DataFrame([row for found in of.values() for row in found])
-    return table.reindex(columns=[*evaluate.COLUMNS]).astype({"m": "Int64"})
+    return table.reindex(columns=[*rate_distortion.COLUMNS]).astype({"m": "Int64"})
 
 
 def text(table: pd.DataFrame) -> str:
@@ -196,8 +197,8 @@ def test_the_curve_with_most_rate_points_stands_for_the_method() -> None:
     table = results(
         fusion=rows("fusion", RATES, QUALITY, m=3) + rows("fusion", RATES, QUALITY, m=4)
     )
-    assert findings.proposed(evaluate.means(table)) == "fusion m4"
-    assert findings.proposed(evaluate.means(by_m())) == "fusion m5"
+    assert findings.proposed(rate_distortion.means(table)) == "fusion m4"
+    assert findings.proposed(rate_distortion.means(by_m())) == "fusion m5"
 
 
 @pytest.mark.parametrize("points", [1, 2])

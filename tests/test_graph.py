@@ -4,7 +4,7 @@ from scipy.stats import norm
 from skimage import data as photos
 from skimage.color import rgb2lab
 
-from sic import graph, records
+from sic.masks import graph, records
 from sic.params import GraphSegmenter
 
 SETTINGS = GraphSegmenter(scale=200, sigma=0.8, min_size=100)

@@ -7,11 +7,11 @@ import torch
 from reference_weights import fill
 from small import astronaut
 
-from sic import weights
 from sic.__main__ import main
+from sic.codec import weights
+from sic.codec.fusion import AdditionalCodec
+from sic.codec.tcm import TCM
 from sic.files import sha256
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM
 
 # Published widths at the smallest N and M that they allow.
 SIZES = {"N": 32, "M": 80, "num_slices": 5}

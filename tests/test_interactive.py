@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from sic import interactive, pages
-from sic.looks import LOOKS
+from sic.report import pages
+from sic.report.figures import LOOKS
 
 #: The last of them was not coded as JPEG.
 PHOTOS = ("coffee", "</script>", "no JPEG")
@@ -47,7 +47,7 @@ def table() -> pd.DataFrame:
 @pytest.fixture
 def page(table: pd.DataFrame, tmp_path: Path) -> Path:
     means = table[table.image == PHOTOS[0]].drop(columns="image")
-    body = interactive.rate_distortion(table, means, [*PHOTOS, "without any rows"])
+    body = pages.rate_distortion_plot(table, means, [*PHOTOS, "without any rows"])
     (tmp_path / "index.html").write_text(pages.page("Plot", f"<h1>Plot</h1>{body}"))
     return tmp_path / "index.html"
 
@@ -58,7 +58,7 @@ def test_every_codec_is_in_the_page_and_nothing_is_loaded(page: Path) -> None:
     assert not text.select("script[src], img[src], link[href^=http]")
     assert "mean colour" not in str(text)
     options = [option.text for option in text.select("[data-part=photo] option")]
-    assert options == [interactive.MEAN, *PHOTOS]
+    assert options == [pages.MEAN, *PHOTOS]
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 from reference_weights import fill
 from small import SIZES, astronaut
 
+from sic.codec.tcm import TCM
 from sic.errors import StreamError
-from sic.latent import GRID, LatentCoder
-from sic.tcm import TCM
+from sic.stream.latent import GRID, LatentCoder
 
 
 @pytest.fixture(scope="module")

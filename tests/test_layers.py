@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sic import attention, convolutions, layers
-from sic.attention import windows
-from sic.convolutions import (
+from sic.codec import attention, convolutions, layers
+from sic.codec.attention import windows
+from sic.codec.convolutions import (
     GDN,
     Conv3x3,
     ResidualBlock,
     ResidualBlockUpsample,
     ResidualBlockWithStride,
 )
-from sic.layers import ConvTransBlock, SWAtten, TransformerBlock, as_tokens
+from sic.codec.layers import ConvTransBlock, SWAtten, TransformerBlock, as_tokens
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from sic.loss import rate_distortion
-from sic.tcm import CodecOutput, Likelihoods
+from sic.codec.loss import rate_distortion
+from sic.codec.tcm import CodecOutput, Likelihoods
 
 
 def output(x_hat: torch.Tensor) -> CodecOutput:

@@ -14,9 +14,12 @@ from skimage import data
 from test_bitstream import additional, base
 from test_segment import written_study
 
-from sic import edges, images, segment, stages, weights
+from sic import images
 from sic.__main__ import main
-from sic.bitstream import ScalableCodec
+from sic.codec import weights
+from sic.masks import edges, segment
+from sic.stream.scalable import ScalableCodec
+from sic.training import jobs
 
 
 @pytest.fixture
@@ -135,7 +138,7 @@ def test_train_leaves_a_finished_run_for_the_stage(tmp_path, capsys, monkeypatch
     (tmp_path / "params.yaml").write_text(study.read_text())
     trained = []
     job = SimpleNamespace(train=lambda: trained.append("q2"), run=SimpleNamespace(name="lic/q2"))
-    monkeypatch.setattr(stages, "job", lambda _, words: trained.append(words) or job)
+    monkeypatch.setattr(jobs, "job", lambda _, words: trained.append(words) or job)
     assert run("train lic quality=q2") == 0
     assert trained == [["lic", "quality=q2"], "q2"]
     assert capsys.readouterr().out == "lic/q2 is trained; `dvc repro` takes it up\n"

@@ -10,8 +10,10 @@ from skimage import data
 from skimage import metrics as reference
 from torchvision.models import alexnet
 
-from sic import images, metrics, planes
+from sic import images
+from sic.anchors import planes
 from sic.errors import SicError
+from sic.evaluation import metrics
 
 PHOTO: images.Pixels = np.ascontiguousarray(data.astronaut()[40:220, 60:260])
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from skimage import data as photos
 
-from sic import mobile_sam, sam
+from sic.masks import mobile_sam, sam
 
 SHARED = Path(__file__).parents[2] / "shared" / "reference"
 SHAPE = (1, 256, 64, 64)

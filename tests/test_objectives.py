@@ -7,10 +7,10 @@ import torch
 from skimage import data as photos_of_skimage
 from small import SIZES
 
-from sic import attention, objectives, weights
-from sic.difference import DifferenceCodec
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM
+from sic.codec import attention, weights
+from sic.codec import loss as objectives
+from sic.codec.fusion import AdditionalCodec, DifferenceCodec
+from sic.codec.tcm import TCM
 
 
 def a_codec(seed: int = 0) -> TCM:

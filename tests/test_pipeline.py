@@ -238,7 +238,7 @@ def test_the_run_ends_with_the_report(study: Study) -> None:
 def test_every_page_opens_without_a_fault_or_the_network_and_fits_its_window(
     study: Study, tmp_path: Path
 ) -> None:
-    study.python("-m", "sic.provenance")
+    study.python("-m", "sic.report.provenance")
     with chromium.browser(tmp_path) as window:
         for page in sorted((study.folder / "reports").rglob("*.html")):
             for width in (1366, 390):
@@ -316,19 +316,19 @@ def test_a_reviewer_pulls_every_result_and_has_nothing_to_run(study: Study, tmp_
 def test_the_bundle_opens_anywhere_and_is_refused_when_it_is_old(
     restored: Study, tmp_path: Path
 ) -> None:
-    restored.python("-m", "sic.bundle", str(tmp_path / "all.zip"))
+    restored.python("-m", "sic.report.provenance", str(tmp_path / "all.zip"))
     shutil.unpack_archive(tmp_path / "all.zip", tmp_path)
     report = (tmp_path / "all/reports/index.html").read_text()
     for link in set(re.findall(r'(?:href|src)="([\w./-]+)"', report)):
         assert (tmp_path / "all/reports" / link).exists(), link
     restored.edit(lambda content: content["edges"].update(alpha=0.5))
     with pytest.raises(AssertionError, match=r"edges, report would run anew"):
-        restored.python("-m", "sic.bundle", str(tmp_path / "old.zip"))
+        restored.python("-m", "sic.report.provenance", str(tmp_path / "old.zip"))
     assert not (tmp_path / "old.zip").exists()
 
 
 def test_plotting_reruns_the_report_alone(restored: Study) -> None:
-    module = restored.folder / "sic/figures.py"
+    module = restored.folder / "sic/report/figures.py"
     module.write_text(module.read_text() + "\n# changed\n")
     assert restored.changed() == {"report"}
 

@@ -13,7 +13,8 @@ import pytest
 from server import Site, serving
 from test_pipeline import Study
 
-from sic import annotations, coco, records, sam, splits
+from sic.data import coco, sets
+from sic.masks import annotations, records, sam
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "coco_val"
 SPLITS = {"train2017": 3, "val2017": 2}  # pictures
@@ -49,7 +50,7 @@ def zipped(files: dict[str, Any]) -> bytes:
 
 def expect(study: Study, mirror: dict[str, bytes]) -> None:
     """Write the mirror's checksums in place of COCO's own: bytes of no other are accepted."""
-    module = study.folder / "sic/coco.py"
+    module = study.folder / "sic/data/coco.py"
     source = module.read_text()
     for archive in coco.ARCHIVES.values():
         if content := mirror.get(f"/{archive.path}"):
@@ -106,7 +107,7 @@ def test_the_archives_were_fetched_in_parts_and_unpacked(study: Study, mirror: S
 
 
 def test_training_takes_train2017_and_measuring_val2017(study: Study) -> None:
-    index = splits.load_index(study.folder / "data/images.json")
+    index = sets.load_index(study.folder / "data/images.json")
     assert {split: len(found) for split, found in index.items()} == {
         "train": 2,
         "validation": 1,
@@ -118,7 +119,7 @@ def test_training_takes_train2017_and_measuring_val2017(study: Study) -> None:
     header = records.describe(study.folder / "data/segments")
     assert (header["segmenter"], header["stand_in"]) == ("annotations", False)
     masks = {path.stem for path in (study.folder / "data/edges").iterdir()}
-    assert masks == {record.name for record in splits.every_record(index)}
+    assert masks == {record.name for record in sets.every_record(index)}
 
 
 def test_the_report_tells_whose_outlines_they_are(study: Study) -> None:

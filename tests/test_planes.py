@@ -12,7 +12,8 @@ from compressai.transforms.functional import (
 from numpy.typing import NDArray
 from skimage import data
 
-from sic import images, planes
+from sic import images
+from sic.anchors import planes
 
 PHOTO: images.Pixels = np.ascontiguousarray(data.coffee()[100:164, 200:290])
 ODD: images.Pixels = PHOTO[:37, :51]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sic.platforms import Platform
+from sic.stream.container import Platform
 
 
 def test_it_names_this_machine():

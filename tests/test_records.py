@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sic import records
 from sic.errors import SicError
-from sic.records import Segments
+from sic.masks import records
+from sic.masks.records import Segments
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20))))

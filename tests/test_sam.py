@@ -18,8 +18,10 @@ from test_mobile_sam import published_name
 from test_segment import pictures, study
 from torchvision.ops.boxes import batched_nms
 
-from sic import data, edges, images, mobile_sam, params, sam, segment
+from sic import images, params
+from sic.data import sets
 from sic.errors import SicError
+from sic.masks import edges, mobile_sam, sam, segment
 from sic.work import Worker
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -98,7 +100,7 @@ def test_random_weights_go_through_the_whole_stage(tmp_path: Path, tiny: Path) -
     chosen = study(
         tmp_path, {"segmenter": "sam_vit_b", "checkpoint": str(tiny), "sam": KNOBS, "device": "cpu"}
     )
-    data.prepare(chosen.data, 0, tmp_path / "data")
+    sets.prepare(chosen.data, 0, tmp_path / "data")
     header = segment.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
     assert header is not None
     assert (header["segmenter"], header["stand_in"]) == ("sam_vit_b", False)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from reference_weights import fill
 from small import SIZES, astronaut
 
-from sic.scalable import AdditionalCodec, fuse
+from sic.codec.fusion import AdditionalCodec, fuse
 
 
 @given(m=st.integers(1, 5), seed=st.integers(0, 100))

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
-from sic import data, graph, images, params, records, sam, segment, splits
+from sic import images, params
+from sic.data import sets
 from sic.errors import SicError
+from sic.masks import graph, records, sam, segment
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
 
@@ -32,7 +34,7 @@ def pictures(folder: Path, count: int = 8) -> params.Params:
         photo = (photos.astronaut, photos.coffee)[i % 2]()
         images.write_png(folder / "mine" / f"{i:02d}.png", photo[i * 20 :, i * 20 :][:160, :200])
     chosen = study(folder)
-    data.prepare(chosen.data, 0, folder / "data")
+    sets.prepare(chosen.data, 0, folder / "data")
     return chosen
 
 
@@ -53,8 +55,8 @@ def test_every_picture_is_segmented(tmp_path: Path) -> None:
     assert (header["segmenter"], header["stand_in"], header["images"]) == ("graph", True, 8)
     assert [s["images"] for s in header["shards"]] == [3, 3, 2]
     found = segment.load(tmp_path / "data" / "segments")
-    index = splits.load_index(tmp_path / "data" / "images.json")
-    assert list(found) == [r.name for r in splits.every_record(index)]
+    index = sets.load_index(tmp_path / "data" / "images.json")
+    assert list(found) == [r.name for r in sets.every_record(index)]
     pixels = images.read(tmp_path / "mine" / "03.png")
     assert found["03"] == graph.segments(pixels, chosen.segment.graph)
 
@@ -77,7 +79,7 @@ def test_a_changed_picture_and_changed_settings_are_segmented_anew(tmp_path: Pat
     run(chosen, tmp_path)
     before = segment.load(tmp_path / "data" / "segments")
     images.write_png(tmp_path / "mine" / "04.png", photos.chelsea()[:160, :200])
-    data.prepare(chosen.data, 0, tmp_path / "data")
+    sets.prepare(chosen.data, 0, tmp_path / "data")
     run(chosen, tmp_path)
     after = segment.load(tmp_path / "data" / "segments")
     assert {name for name in before if before[name] != after[name]} == {"04"}
@@ -99,7 +101,7 @@ def test_a_corrupt_jpeg_in_the_middle_leaves_a_resumable_state(tmp_path: Path) -
     Image.fromarray(photos.coffee()[:160, :200]).save(path, quality=95)
     whole = path.read_bytes()
     chosen = study(tmp_path)
-    data.prepare(chosen.data, 0, tmp_path / "data")
+    sets.prepare(chosen.data, 0, tmp_path / "data")
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SicError, match=r"cannot read .*05\.jpg: .*replace or remove it"):
         run(chosen, tmp_path)

@@ -8,10 +8,12 @@ import pytest
 import torch
 from small import SIZES
 
-from sic import params, ship, weights
+from sic import params
+from sic.codec import weights
+from sic.codec.fusion import AdditionalCodec
+from sic.codec.tcm import TCM
 from sic.errors import SicError
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM
+from sic.training import jobs
 
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
@@ -24,7 +26,7 @@ def artifacts(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     base, folder = TCM(**SIZES), tmp_path / "artifacts"
     leave(folder / "sa_icm", base, {"stage": "sa_icm"})
-    ship.round_to_half(base)
+    jobs.round_to_half(base)
     about = {"stage": "fusion", "m": 5, "base": weights.fingerprint(base)}
     leave(folder / fusion(), AdditionalCodec(5, **SIZES), about)
     return folder
@@ -46,7 +48,7 @@ def leave(folder: Path, codec: TCM, about: dict[str, object]) -> None:
 def test_shipped_weights_are_the_nearest_that_float16_holds(
     artifacts: Path, tmp_path: Path
 ) -> None:
-    ship.ship(["sa_icm"], STUDY, artifacts, tmp_path / "weights")
+    jobs.ship(["sa_icm"], STUDY, artifacts, tmp_path / "weights")
     trained = weights.load(artifacts / "sa_icm/codec.safetensors")
     shipped = weights.load(tmp_path / "weights/sa_icm.safetensors")
     for (name, a), (_, b) in zip(
@@ -66,7 +68,7 @@ def test_shipped_weights_are_the_nearest_that_float16_holds(
 
 
 def test_cards_tell_what_each_file_is(artifacts: Path, tmp_path: Path) -> None:
-    cards = ship.ship(["sa_icm", fusion()], STUDY, artifacts, tmp_path / "weights").read_text()
+    cards = jobs.ship(["sa_icm", fusion()], STUDY, artifacts, tmp_path / "weights").read_text()
     rows = [line for line in cards.splitlines() if "safetensors" in line]
     assert [row.split("`")[1] for row in rows] == ["sa_icm.safetensors", f"{fusion()}.safetensors"]
     assert all("| 0.250 | 27.12 |" in row for row in rows)
@@ -78,10 +80,10 @@ def test_a_codec_on_another_base_is_refused(artifacts: Path, tmp_path: Path) -> 
     other = TCM(**SIZES)
     weights.save(tmp_path / "weights/sa_icm.safetensors", other, {})
     with pytest.raises(SicError, match=r"was trained on another base than .*ship the base first"):
-        ship.ship([fusion()], STUDY, artifacts, tmp_path / "weights")
+        jobs.ship([fusion()], STUDY, artifacts, tmp_path / "weights")
     assert not (tmp_path / "weights" / f"{fusion()}.safetensors").exists()
 
 
 def test_a_name_that_is_no_codec_is_refused_with_those_there_are(artifacts: Path) -> None:
     with pytest.raises(SicError, match=r"no codec lic/q9 in params.yaml: there are sa_icm, lic/"):
-        ship.ship(["lic/q9"], STUDY, artifacts)
+        jobs.ship(["lic/q9"], STUDY, artifacts)

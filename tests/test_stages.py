@@ -8,12 +8,13 @@ import pytest
 import torch
 from small import SIZES, astronaut
 
-from sic import params, stages, weights
-from sic.difference import DifferenceCodec
+from sic import params
+from sic.codec import weights
+from sic.codec.fusion import AdditionalCodec, DifferenceCodec
+from sic.codec.tcm import TCM
 from sic.errors import SicError
-from sic.scalable import AdditionalCodec
-from sic.stages import AnyCodec
-from sic.tcm import TCM
+from sic.training import jobs
+from sic.training.jobs import AnyCodec
 
 
 def a_codec(seed: int = 0) -> TCM:
@@ -22,7 +23,7 @@ def a_codec(seed: int = 0) -> TCM:
 
 
 def made(empty: Callable[[], AnyCodec], settings: params.Training, seed: int) -> AnyCodec:
-    return stages.initial(empty, settings, seed, "q2")[0]
+    return jobs.initial(empty, settings, seed, "q2")[0]
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_start_of_another_size_is_refused(start: TCM) -> None:
 def test_a_folder_gives_each_item_its_own_start(start: TCM, tmp_path: Path) -> None:
     (tmp_path / "lic").mkdir()
     weights.save(tmp_path / "lic/q2.safetensors", start, {})
-    codec, origin = stages.initial(lambda: TCM(**SIZES), stage("lic"), 0, "q2")
+    codec, origin = jobs.initial(lambda: TCM(**SIZES), stage("lic"), 0, "q2")
     assert weights.fingerprint(codec) == weights.fingerprint(start)
     assert origin == "lic/q2.safetensors"
 
@@ -85,11 +86,11 @@ def test_a_folder_without_an_item_s_start_says_what_it_has(start: TCM, tmp_path:
         weights.save(tmp_path / f"fusion/{name}.safetensors", start, {})
     remedy = "; add it, or set `init` to one file, or to data/weights/scratch"
     with pytest.raises(SicError) as error:
-        stages.initial(lambda: TCM(**SIZES), stage("fusion"), 0, "m3-q2")
+        jobs.initial(lambda: TCM(**SIZES), stage("fusion"), 0, "m3-q2")
     assert str(error.value) == f"init: fusion has no m3-q2.safetensors, only m5-q0, m5-q1{remedy}"
     (tmp_path / "empty").mkdir()
     with pytest.raises(SicError) as error:
-        stages.initial(lambda: TCM(**SIZES), stage("empty"), 0, "base")
+        jobs.initial(lambda: TCM(**SIZES), stage("empty"), 0, "base")
     assert str(error.value) == f"init: empty has no base.safetensors, nor any other{remedy}"
 
 
@@ -118,8 +119,8 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> params.Params:
     sizes = {k: SIZES[k] for k in ("N", "M", "num_slices")} | vars(w)
     scratch = {"init": "data/weights/scratch"}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stages.crops, "photos", lambda *_: [])
-    weights.save(stages.BASE, a_codec(), {})
+    monkeypatch.setattr(jobs.crops, "photos", lambda *_: [])
+    weights.save(jobs.BASE, a_codec(), {})
     return here.model_copy(
         update={
             "codec": params.Codec(**sizes),
@@ -143,11 +144,11 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> params.Params:
 def test_words_name_a_job(
     words: list[str], name: str, kind: type, about: dict[str, float], study: params.Params
 ) -> None:
-    job = stages.job(study, words)
+    job = jobs.job(study, words)
     assert (job.run.name, type(job.codec)) == (name, kind)
     assert about.items() <= job.run.about.items()
     if name.startswith(("fusion", "difference")):
-        base = weights.metadata(stages.BASE)["fingerprint"]
+        base = weights.metadata(jobs.BASE)["fingerprint"]
         assert job.run.about["base"] == base, "another base is another run"
 
 
@@ -164,12 +165,12 @@ def test_words_name_a_job(
 )
 def test_other_words_are_refused(words: list[str], message: str, study: params.Params) -> None:
     with pytest.raises(SicError, match=message):
-        stages.job(study, words)
+        jobs.job(study, words)
 
 
 def test_a_finished_job_leaves_weights_with_their_origin(study: params.Params) -> None:
-    job = stages.job(study, ["lic", "quality=q1"])
-    stages.finish(job, pd.DataFrame({"step": [0], "loss": [1.0]}))
+    job = jobs.job(study, ["lic", "quality=q1"])
+    jobs.finish(job, pd.DataFrame({"step": [0], "loss": [1.0]}))
     folder = Path("artifacts/lic/q1")
     assert sorted(f.name for f in folder.iterdir()) == ["codec.safetensors", "history.csv"]
     origin = weights.metadata(folder / "codec.safetensors")["origin"]

@@ -8,11 +8,12 @@ import pytest
 from skimage import data
 from test_bitstream import additional, base
 
-from sic import images, stream_files
-from sic.bitstream import ScalableCodec
-from sic.container import MAX_BYTES
+from sic import images
 from sic.errors import SicError, StreamError
-from sic.stream_files import Job, Sources
+from sic.stream import files as stream_files
+from sic.stream.container import MAX_BYTES
+from sic.stream.files import Job, Sources
+from sic.stream.scalable import ScalableCodec
 
 PNG = {".png"}
 

@@ -267,12 +267,12 @@ def ran(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, .
 @pytest.mark.parametrize(
     ("words", "program"),
     [
-        ("", "dvc repro; python -m sic.provenance"),
+        ("", "dvc repro; python -m sic.report.provenance"),
         ("status -c", "dvc status -c"),
         ("repro -s edges", "dvc repro -s edges"),
         ("lab --no-browser", "jupyter lab --no-browser"),
         ("profile gpu", "python -m sic.profile gpu"),
-        ("bundle mine.zip", "python -m sic.bundle mine.zip"),
+        ("bundle mine.zip", "python -m sic.report.provenance mine.zip"),
         (
             "bench -k small",
             "pytest tests/bench.py --benchmark-group-by=group "

@@ -16,9 +16,9 @@ from reference_weights import fill
 from small import SIZES, astronaut
 from torch import Tensor, nn
 
-from sic.loss import bits_per_pixel, rate_distortion
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM
+from sic.codec.fusion import AdditionalCodec
+from sic.codec.loss import bits_per_pixel, rate_distortion
+from sic.codec.tcm import TCM
 
 REFERENCE: dict[str, Any] = json.loads(
     Path(__file__).with_name("reference_values.json").read_text()

@@ -17,11 +17,15 @@ from PIL import Image
 from skimage import data as photos_of_skimage
 from small import SIZES
 
-from sic import checkpoint, objectives, params, train, weights
-from sic.crops import Crops, Photo
+from sic import params
+from sic.codec import loss as objectives
+from sic.codec import weights
+from sic.codec.loss import Loss
+from sic.codec.tcm import TCM
+from sic.data.crops import Crops, Photo
 from sic.errors import SicError
-from sic.loss import Loss
-from sic.tcm import TCM
+from sic.training import loop
+from sic.training import run as checkpoint
 from sic.work import Worker
 
 SETTINGS = params.load(Path(__file__).parents[1] / "params.yaml").train.model_copy(
@@ -48,7 +52,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Photo]:
     return found
 
 
-def a_run(photos: list[Photo], **changes: Any) -> train.Run:
+def a_run(photos: list[Photo], **changes: Any) -> loop.Run:
     about: dict[str, Any] = {
         "name": "lic/q1",
         "settings": SETTINGS,
@@ -58,7 +62,7 @@ def a_run(photos: list[Photo], **changes: Any) -> train.Run:
         "validation": photos[:1],
         "about": {"lmbda": 0.01},
     }
-    return train.Run(**{**about, **changes})
+    return loop.Run(**{**about, **changes})
 
 
 def a_codec(seed: int = 0) -> TCM:
@@ -132,7 +136,7 @@ def test_no_photos_and_a_mask_of_another_size_are_refused(photos: list[Photo]) -
 def test_training_lowers_the_loss(photos: list[Photo], tmp_path: Path) -> None:
     run = a_run(photos, steps=12)
     shown: list[int] = []
-    history = train.train(
+    history = loop.train(
         a_codec(), objectives.human_loss(0.01), run, tmp_path, lambda rows: shown.append(len(rows))
     )
     validation = history[history.split == "validation"]
@@ -145,7 +149,7 @@ def test_training_lowers_the_loss(photos: list[Photo], tmp_path: Path) -> None:
 def test_a_stopped_run_continues_to_the_same_weights(photos: list[Photo], tmp_path: Path) -> None:
     run, loss = a_run(photos, steps=5), objectives.human_loss(0.01)
     whole = a_codec()
-    history = train.train(whole, loss, run, tmp_path / "whole")
+    history = loop.train(whole, loss, run, tmp_path / "whole")
 
     calls = 0
 
@@ -157,7 +161,7 @@ def test_a_stopped_run_continues_to_the_same_weights(photos: list[Photo], tmp_pa
         return loss(codec, x, m_x)
 
     with pytest.raises(KeyboardInterrupt):
-        train.train(a_codec(), stopped, run, tmp_path / "parts")
+        loop.train(a_codec(), stopped, run, tmp_path / "parts")
     continued = a_codec()
     steps: list[bool] = []
 
@@ -165,7 +169,7 @@ def test_a_stopped_run_continues_to_the_same_weights(photos: list[Photo], tmp_pa
         steps.append(codec.training)
         return loss(codec, x, m_x)
 
-    again = train.train(continued, counted, run, tmp_path / "parts")
+    again = loop.train(continued, counted, run, tmp_path / "parts")
     assert sum(steps) == 2, "steps 1 to 3 were not repeated"
     assert weights.fingerprint(continued) == weights.fingerprint(whole)
     pd.testing.assert_frame_equal(again, history)
@@ -200,7 +204,7 @@ def test_other_photos_masks_or_initial_weights_are_another_run(photos: list[Phot
 def test_no_steps_take_the_codec_as_it_is(photos: list[Photo], tmp_path: Path) -> None:
     codec = a_codec()
     before = weights.fingerprint(codec)
-    history = train.train(codec, objectives.human_loss(0.01), a_run(photos, steps=0), tmp_path)
+    history = loop.train(codec, objectives.human_loss(0.01), a_run(photos, steps=0), tmp_path)
     assert weights.fingerprint(codec) == before
     assert list(history.step) == [0]
 
@@ -218,10 +222,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
         return Loss(good.total * math.nan, *[good.mse] * 3) if calls == 3 else good
 
     with pytest.raises(SicError, match=r"lic/q1: the loss is nan at step 2; lower"):
-        train.train(a_codec(), broken, a_run(photos), tmp_path)
+        loop.train(a_codec(), broken, a_run(photos), tmp_path)
     kept = sorted(f.name[:9] for f in tmp_path.glob("lic/q1/*/*.pt"))
     assert kept == ["000000001", "000000002"]
-    train.forget("lic/q1", tmp_path)
+    loop.forget("lic/q1", tmp_path)
     assert not (tmp_path / "lic/q1").exists()
 
 
@@ -233,7 +237,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(photos: list[Photo], tmp_path
         FileLock(lock),
         pytest.raises(SicError, match=r"lic/q1 is being trained by another process.*wait for it"),
     ):
-        train.train(a_codec(), objectives.human_loss(0.01), run, tmp_path)
+        loop.train(a_codec(), objectives.human_loss(0.01), run, tmp_path)
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(
@@ -253,10 +257,10 @@ def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(SicError, match=r"cannot write .*\.pt: No space left on device; free"):
-        train.train(a_codec(), objectives.human_loss(0.01), run, tmp_path)
+        loop.train(a_codec(), objectives.human_loss(0.01), run, tmp_path)
     files = [f for f in tmp_path.glob("lic/q1/*/*") if f.is_file()]
     assert [f.suffix for f in files] == [".pt"], "nothing half-written stays"
-    found = checkpoint.newest(files[0].parent, torch.device("cpu"))
+    found = checkpoint.newest_checkpoint(files[0].parent, torch.device("cpu"))
     assert found
     assert found["step"] == 1
 
@@ -266,12 +270,12 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 ) -> None:
     run, loss = a_run(photos, steps=4), objectives.human_loss(0.01)
     whole = a_codec()
-    train.train(whole, loss, run, tmp_path)
+    loop.train(whole, loss, run, tmp_path)
     files = sorted(tmp_path.glob("lic/q1/*/*.pt"))
     assert [f.name.partition("-")[0] for f in files] == ["000000003", "000000004"]
     files[1].write_bytes(files[1].read_bytes()[:-100])
     again = a_codec()
-    train.train(again, loss, run, tmp_path)
+    loop.train(again, loss, run, tmp_path)
     assert "000000004" in capsys.readouterr().err
     assert weights.fingerprint(again) == weights.fingerprint(whole)
 
@@ -287,22 +291,22 @@ def test_parts_of_a_batch_add_up_to_the_batch(photos: list[Photo], tmp_path: Pat
         settings = SETTINGS.model_copy(update={"accumulate": accumulate})
         codec = a_codec()
         run = a_run(photos, steps=3, settings=settings)
-        histories.append(train.train(codec, quiet, run, tmp_path).drop(columns="psnr"))
+        histories.append(loop.train(codec, quiet, run, tmp_path).drop(columns="psnr"))
     pd.testing.assert_frame_equal(*histories, rtol=1e-4)
 
 
 def test_the_average_of_the_weights_is_what_is_kept(photos: list[Photo], tmp_path: Path) -> None:
     loss = objectives.human_loss(0.01)
     start, plain, averaged = a_codec(), a_codec(), a_codec()
-    train.train(plain, loss, a_run(photos, steps=2), tmp_path)
+    loop.train(plain, loss, a_run(photos, steps=2), tmp_path)
     ema = SETTINGS.model_copy(update={"ema": 0.75})
-    train.train(averaged, loss, a_run(photos, steps=1, settings=ema), tmp_path)
+    loop.train(averaged, loss, a_run(photos, steps=1, settings=ema), tmp_path)
     # torch's average begins with the weights after the first step.
     one = a_codec()
-    train.train(one, loss, a_run(photos, steps=1), tmp_path)
+    loop.train(one, loss, a_run(photos, steps=1), tmp_path)
     assert weights.fingerprint(averaged) == weights.fingerprint(one)
     two = a_codec()
-    train.train(two, loss, a_run(photos, steps=2, settings=ema), tmp_path)
+    loop.train(two, loss, a_run(photos, steps=2, settings=ema), tmp_path)
     key = "g_a.9.weight"
     w0, w1, w2, got = (c.state_dict()[key] for c in (start, one, plain, two))
     assert not torch.equal(w0, w1)
@@ -347,7 +351,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     with pytest.raises(SicError, match=r"train.accumulate is 1, which 2 processes cannot share"):
-        train.fabric(SETTINGS)
+        loop.fabric(SETTINGS)
 
 
 @pytest.mark.parametrize("tasks", ["1", "8"])
@@ -358,7 +362,7 @@ def test_a_process_alone_in_a_slurm_job_is_alone(
     slurm = {"JOB_ID": "3", "JOB_NAME": "study", "NTASKS": tasks, "NNODES": "2", "PROCID": "0"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    joined = train.fabric(SETTINGS)
+    joined = loop.fabric(SETTINGS)
     assert (joined.world_size, joined.global_rank) == (1, 0)
 
 
@@ -369,9 +373,9 @@ def test_the_processes_of_a_slurm_step_are_counted_by_its_own_machines(
     slurm |= {"NNODES": "4", "STEP_NUM_NODES": "2"}  # a job of four machines, a step on two
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert train._layout(Worker.from_environment()) == (2, 4)
+    assert loop._layout(Worker.from_environment()) == (2, 4)
     monkeypatch.delenv("SLURM_STEP_NUM_NODES")
-    assert train._layout(Worker.from_environment()) == (4, 2)
+    assert loop._layout(Worker.from_environment()) == (4, 2)
 
 
 def test_torchrun_says_how_many_processes_a_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,11 +383,11 @@ def test_torchrun_says_how_many_processes_a_machine_has(monkeypatch: pytest.Monk
     for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_NNODES", "1")
-    assert train._layout(Worker.from_environment()) == (4, 2)
+    assert loop._layout(Worker.from_environment()) == (4, 2)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert train.device("auto") == torch.device("cpu")
+    assert loop.device("auto") == torch.device("cpu")
     with pytest.raises(SicError, match=r"device cuda, but no GPU is to be had; set it to auto"):
-        train.device("cuda")
+        loop.device("cuda")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from skimage import data
 
-from sic import anchors, classical, images, params, planes
+from sic import images, params
+from sic.anchors import cached, classical, planes
+from sic.anchors.programs import Vtm
 from sic.errors import SicError
-from sic.vtm import Vtm
 
 PHOTO: images.Pixels = np.ascontiguousarray(data.coffee()[100:137, 200:251])
 
@@ -91,7 +92,7 @@ def test_the_row_names_vtm_and_its_version(folder: Path) -> None:
 def test_vtm_goes_before_libvvenc_where_it_is_asked_for(folder: Path) -> None:
     settings = params.load(Path(__file__).parents[1] / "params.yaml").evaluate
     vvc = settings.vvc.model_copy(update={"vtm": str(folder), "qp": [37]})
-    found = anchors.find(settings.model_copy(update={"vvc": vvc}))
+    found = cached.find(settings.model_copy(update={"vvc": vvc}))
     versions = [a.setup.version for a, _ in found if a.setup.codec == "VVC"]
     assert versions == ["VTM 23.13"], "one program a curve"
 

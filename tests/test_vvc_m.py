@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from skimage import data
 
-from sic import classical, images, planes, vvc_m
+from sic import images
+from sic.anchors import classical, planes, vvc_m
+from sic.anchors.vvc_m import VvcM
 from sic.errors import SicError
-from sic.vvc_m import VvcM
 
 PHOTO: images.Pixels = np.ascontiguousarray(data.coffee()[100:191, 200:331])  # odd sides
 BLURRED: images.Pixels = cv2.GaussianBlur(PHOTO, (0, 0), 2).astype(np.uint8)
@@ -62,5 +63,5 @@ def test_a_finer_setting_takes_more_bits_for_a_better_picture(codec: VvcM, tmp_p
 
 
 def test_without_a_program_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sic.ffmpeg.programs", lambda: iter([]))
+    monkeypatch.setattr("sic.anchors.programs.programs", lambda: iter([]))
     assert vvc_m.find("fast") is None

@@ -12,11 +12,10 @@ from safetensors.torch import save_file
 from small import SIZES, WIDTHS, astronaut
 from torch import Tensor
 
-from sic import weights
-from sic.difference import DifferenceCodec
+from sic.codec import weights
+from sic.codec.fusion import AdditionalCodec, DifferenceCodec
+from sic.codec.tcm import TCM
 from sic.errors import SicError
-from sic.scalable import AdditionalCodec
-from sic.tcm import TCM
 
 CODECS: dict[str, Callable[[], TCM]] = {
     "tcm": lambda: TCM(**SIZES),

@@ -1,0 +1,280 @@
+"""The classical codecs, each with the set-up that its points are to be read with.
+
+    image ── encode ── stream ── decode ── x̂          rate: the length of the stream
+
+A codec comes from the first program here that proves on a dark picture that it can code and
+decode; ``None`` stands for a codec that no program has.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import PIL
+from PIL import Image, features
+
+from sic.anchors import planes, programs
+from sic.anchors.planes import Chroma
+from sic.anchors.programs import Ffmpeg, Vtm
+from sic.images import Pixels
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a reader must know to repeat a curve; columns of the table of results.
+
+    Args:
+        codec: VVC, HEVC, ….
+        version: the program that coded.
+        preset: effort and tuning.
+        chroma: resolution of the chroma planes.
+        bit_depth: bits a sample inside the codec.
+        colour: the conversion between RGB and what is coded.
+    """
+
+    codec: str
+    version: str
+    preset: str
+    chroma: Chroma
+    bit_depth: int
+    colour: str
+
+
+def label(codec: str, version: str, preset: str, chroma: str, bit_depth: int) -> str:
+    """A codec with its set-up, for a figure's legend."""
+    program = re.sub(r" \(.*\)", "", version)
+    return f"{codec} ({program}, {preset}, {chroma} {bit_depth} bit)"
+
+
+class Anchor(Protocol):
+    """A codec with one set-up; ``knob`` is the name of the number that steers its rate."""
+
+    @property
+    def setup(self) -> Setup:
+        """What its points are to be read with."""
+
+    @property
+    def knob(self) -> str:
+        """Name of the number that steers its rate."""
+
+    def encode(self, image: Pixels, setting: float) -> bytes:
+        """The stream of uint8 (H, W, 3) RGB."""
+
+    def decode(self, stream: bytes, height: int, width: int) -> Pixels:
+        """The picture in a stream, uint8 (height, width, 3) RGB."""
+
+
+# ---- video codecs, by ffmpeg -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Video:
+    """An intra picture of a video codec, by ffmpeg.
+
+    Args:
+        setup: see :class:`Setup`.
+        program: that codes and decodes.
+        stream: ffmpeg's name of the bare stream's format.
+        options: the encoder and its settings at a QP.
+    """
+
+    setup: Setup
+    program: Ffmpeg
+    stream: str
+    options: Callable[[int], Sequence[str]]
+    knob: str = "QP"
+
+    @property
+    def samples(self) -> str:
+        """ffmpeg's name of the planes' format."""
+        return f"yuv{self.setup.chroma.replace(':', '')}p{self.setup.bit_depth}le"
+
+    def encode(self, image: Pixels, setting: float) -> bytes:
+        """The stream of uint8 (H, W, 3) RGB at a QP."""
+        raw = planes.pack(image, self.setup.chroma)
+        size = planes.size(image.shape[0], image.shape[1], self.setup.chroma)
+        return self.program.encode(
+            raw, self.samples, size, self.options(int(setting)), self.stream
+        )[0]
+
+    def decode(self, stream: bytes, height: int, width: int) -> Pixels:
+        """The picture in a stream."""
+        raw = self.program.decode(stream, ["-f", self.stream], self.samples)
+        return planes.unpack(raw, height, width, self.setup.chroma)
+
+
+def libvvenc(preset: str) -> Video | None:
+    """VVC by Fraunhofer's encoder, which has 4:2:0 only; decoded by ffmpeg itself."""
+
+    # Without IntraQPOffset=0 the picture is coded three steps finer than it says; without `-g 1`
+    # its header speaks of pictures that never come; `qpa` is for the eye, not for PSNR.
+    def options(qp: int) -> list[str]:
+        encoder = ["-c:v", "libvvenc", "-preset", preset, "-qp", f"{qp}", "-qpa", "0"]
+        return [*encoder, "-g", "1", "-vvenc-params", "IntraQPOffset=0"]
+
+    setup = Setup("VVC", "libvvenc", preset, "4:2:0", planes.DEPTH, planes.COLOUR)
+    return _video(setup, r"libvvenc version: (\S+)", "vvc", options)
+
+
+def x265(preset: str) -> Video | None:
+    """HEVC at 4:4:4, tuned for PSNR."""
+
+    # `info` would write 2 kB of settings into the stream; `ipratio` would code three QPs finer.
+    def options(qp: int) -> list[str]:
+        encoder = ["-c:v", "libx265", "-preset", preset, "-tune", "psnr", "-x265-params"]
+        return [*encoder, f"qp={qp}:ipratio=1:info=0:keyint=1:pools=none:frame-threads=1"]
+
+    setup = Setup("HEVC", "x265", f"{preset}, tune psnr", "4:4:4", planes.DEPTH, planes.COLOUR)
+    return _video(setup, r"HEVC encoder version (\S+)", "hevc", options)
+
+
+def _video(
+    setup: Setup, version: str, stream: str, options: Callable[[int], Sequence[str]]
+) -> Video | None:
+    """The codec by the first ffmpeg that has it; the encoder's own words tell its version."""
+    for program in programs.ffmpegs():
+        anchor = Video(setup, program, stream, options)
+        said = program.prove(anchor.samples, options(37), stream, ["-f", stream])
+        if said is not None:
+            number = re.search(version, said)
+            name = f"{setup.version} {number[1] if number else 'of unknown version'}"
+            named = replace(setup, version=f"{name} (FFmpeg {program.version})")
+            return replace(anchor, setup=named)
+    return None
+
+
+# ---- VTM -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VtmIntra:
+    """An intra picture of VVC by its reference software, 4:4:4."""
+
+    setup: Setup
+    program: Vtm
+    knob: str = "QP"
+
+    def encode(self, image: Pixels, setting: float) -> bytes:
+        """The stream of uint8 (H, W, 3) RGB at a QP."""
+        size = planes.size(image.shape[0], image.shape[1], "4:4:4")
+        return self.program.encode(planes.pack(image, "4:4:4"), size, planes.DEPTH, int(setting))
+
+    def decode(self, stream: bytes, height: int, width: int) -> Pixels:
+        """The picture in a stream."""
+        return planes.unpack(self.program.decode(stream, planes.DEPTH), height, width, "4:4:4")
+
+
+def vtm_intra(folder: Path) -> VtmIntra:
+    """VVC by the VTM that the user built.
+
+    Raises:
+        SicError: if there is no VTM in the folder.
+    """
+    program = Vtm.find(folder)
+    version, preset = f"VTM {program.version}", programs.CONFIGURATION
+    return VtmIntra(Setup("VVC", version, preset, "4:4:4", planes.DEPTH, planes.COLOUR), program)
+
+
+# ---- pictures' own codecs --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JpegXl:
+    """JPEG XL by ffmpeg's libjxl."""
+
+    setup: Setup
+    program: Ffmpeg
+    effort: int
+    knob: str = "distance"
+
+    def encode(self, image: Pixels, setting: float) -> bytes:
+        """The file of uint8 (H, W, 3) RGB at a distance: 1 is visually lossless, more is less."""
+        size = planes.size(image.shape[0], image.shape[1], "4:4:4")
+        options = _libjxl(self.effort, setting)
+        return self.program.encode(image.tobytes(), "rgb24", size, options, _PICTURES)[0]
+
+    def decode(self, stream: bytes, height: int, width: int) -> Pixels:
+        """The picture in a file."""
+        raw = self.program.decode(stream, _LIBJXL_READER, "rgb24")
+        return np.frombuffer(raw, np.uint8).reshape(height, width, 3)
+
+
+_PICTURES = "image2pipe"  # ffmpeg's format of pictures' files
+_LIBJXL_READER = ("-f", _PICTURES, "-c:v", "libjxl")
+
+
+def _libjxl(effort: int, distance: float) -> list[str]:
+    return ["-c:v", "libjxl", "-distance", f"{distance}", "-effort", f"{effort}"]
+
+
+def jpeg_xl(effort: int) -> JpegXl | None:
+    """JPEG XL, lossy, at an effort of 1 to 9."""
+    for program in programs.ffmpegs():
+        if program.prove("rgb24", _libjxl(effort, 1), _PICTURES, _LIBJXL_READER) is not None:
+            version = f"libjxl (FFmpeg {program.version})"
+            colour = "RGB in; XYB inside, by libjxl"
+            setup = Setup("JPEG XL", version, f"effort {effort}", "4:4:4", 8, colour)
+            return JpegXl(setup, program, effort)
+    return None
+
+
+@dataclass(frozen=True)
+class Still:
+    """A codec of Pillow.
+
+    Args:
+        setup: see :class:`Setup`.
+        format: Pillow's name.
+        options: what ``save`` gets besides the quality.
+    """
+
+    setup: Setup
+    format: str
+    options: Mapping[str, object]
+    knob: str = "quality"
+
+    def encode(self, image: Pixels, setting: float) -> bytes:
+        """The file of uint8 (H, W, 3) RGB at one of Pillow's qualities, 0 to 100."""
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, self.format, quality=int(setting), **self.options)
+        return file.getvalue()
+
+    def decode(self, stream: bytes, height: int, width: int) -> Pixels:
+        """The picture in a file."""
+        picture = Image.open(io.BytesIO(stream), formats=[self.format])
+        return np.asarray(picture.convert("RGB"))
+
+
+def avif(speed: int) -> Still | None:
+    """AVIF (AV1) at a speed of 0 to 10, tuned for PSNR, which saves 11 to 12 % of the bits."""
+    options = {"speed": speed, "subsampling": "4:4:4", "advanced": {"tune": "psnr"}}
+    preset, library = f"speed {speed}, tune psnr", f"libavif {features.version('avif')}"
+    colour = "YCbCr BT.601 full range, by libavif"
+    setup = Setup("AVIF", _in_pillow(library), preset, "4:4:4", 8, colour)
+    return Still(setup, "AVIF", {**options, "max_threads": 1}) if features.check("avif") else None
+
+
+def webp() -> Still | None:
+    """WebP, lossy, at its slowest method; it has 4:2:0 only."""
+    library = _in_pillow(f"libwebp {features.version('webp')}")
+    colour = "YCbCr BT.601 limited range, by libwebp"
+    setup = Setup("WebP", library, "method 6", "4:2:0", 8, colour)
+    return Still(setup, "WebP", {"method": 6}) if features.check("webp") else None
+
+
+def jpeg() -> Still | None:
+    """Baseline JPEG, 4:2:0, with optimised Huffman tables."""
+    turbo = features.version("libjpeg_turbo")
+    library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}"
+    colour = "YCbCr BT.601 full range, by libjpeg"
+    setup = Setup("JPEG", _in_pillow(library), "optimised tables", "4:2:0", 8, colour)
+    options = {"optimize": True, "subsampling": "4:2:0"}
+    return Still(setup, "JPEG", options) if features.check("jpg") else None
+
+
+def _in_pillow(library: str) -> str:
+    return f"{library} (Pillow {PIL.__version__})"

@@ -1,0 +1,187 @@
+"""VVC+M: the picture for machines as the reference of an inter-coded second picture.
+
+    x̂_t ── first picture ──┐ reference
+                            ▼
+    x ───── second picture (inter) ──▶ its bits are the additional bits ──▶ x̂
+
+This is the alternative that plugs any codec into the second layer: the receiver has x̂_t from the
+base's stream and puts it into VVC's buffer of decoded pictures.  libvvenc takes no reference from
+outside and has no lossless mode, so the first picture is coded in front at QP 4, whose step is one
+level of 8 bits: 59 to 62 dB in 10 bits, and checked for every picture.  A finer one changes the
+second picture's bytes by 1 %, its PSNR by 0.02 dB, and is refused where x̂_t has much texture.
+
+What is counted: every byte from the second picture's access unit delimiter to the end of the
+stream, so the delimiter, its adaptation parameter set and its slice.  What is not: the first
+picture, which stands for the base and is counted as the base's own stream; and the parameter sets,
+about 140 bytes that are the same for all pictures of one size.
+
+Source: Harell et al., VVC+M: Plug and play scalable image coding for humans and machines (2023).
+"""
+
+import re
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sic import work
+from sic.anchors import classical, planes, programs
+from sic.anchors.cached import CACHE, Coded, digest, kept
+from sic.anchors.classical import Setup, Video
+from sic.errors import SicError
+from sic.images import Pixels
+
+REFERENCE_QP = 4
+REFERENCE_DB = 55.0  # PSNR over the samples of 10 bits, at least
+CHROMA: planes.Chroma = "4:2:0"
+
+_REMEDY = "set evaluate.vvc_m.qp to [] to leave VVC+M out"
+_DELIMITER = 20  # type of the unit that begins a picture (ITU-T H.266, table 5)
+_CODE = work.fingerprint(None, [programs, planes])  # on import, as in sic.anchors.cached
+
+
+@dataclass(frozen=True)
+class VvcM:
+    """libvvenc with two pictures, the second coded from the first.
+
+    Args:
+        setup: see :class:`sic.anchors.classical.Setup`.
+        video: libvvenc for single pictures, as it was found.
+        preset: libvvenc's effort.
+    """
+
+    setup: Setup
+    video: Video
+    preset: str
+
+    def encode(self, image: Pixels, x_hat_t: Pixels, qp: int) -> bytes:
+        """The stream of x̂_t and x, both uint8 (H, W, 3) RGB.
+
+        Args:
+            image: x.
+            x_hat_t: the reference.
+            qp: nominal; libvvenc adds its own offset of low-delay pictures.
+
+        Raises:
+            SicError: if libvvenc fails, as it does where x̂_t is noise.
+        """
+        raw = planes.pack(x_hat_t, CHROMA) + planes.pack(image, CHROMA)
+        size = planes.size(image.shape[0], image.shape[1], CHROMA)
+        try:
+            stream, _ = self.video.program.encode(
+                raw, self.video.samples, size, self.options(qp), self.video.stream
+            )
+        except SicError as error:
+            raise SicError(
+                f"VVC+M: {error}; libvvenc cannot code an x̂_t that is close to noise so finely: "
+                f"{_REMEDY}"
+            ) from None
+        return stream
+
+    def options(self, qp: int) -> list[str]:
+        """What ffmpeg's libvvenc gets."""
+        # The temporal filter (MCTF, and BIM which needs it) would blend the picture into x̂_t.
+        low_delay = "PicReordering=0:DecodingRefreshType=none:GOPSize=8:MCTF=0:BIM=0"
+        return [
+            *("-c:v", "libvvenc", "-preset", self.preset, "-qp", f"{qp}", "-qpa", "0"),
+            *("-period", "100"),  # seconds to the next intra picture
+            *("-vvenc-params", f"{low_delay}:IntraQPOffset={REFERENCE_QP - qp}"),
+        ]
+
+    def decode(self, stream: bytes, height: int, width: int) -> tuple[bytes, bytes]:
+        """The planes of the first and of the second picture.
+
+        Raises:
+            SicError: if there are not two pictures of this size.
+        """
+        raw = self.video.program.decode(stream, ["-f", self.video.stream], self.video.samples)
+        columns, rows = planes.size(height, width, CHROMA)
+        length = 3 * columns * rows  # bytes: 1.5 samples a pixel of 2 bytes each
+        if len(raw) != 2 * length:
+            raise SicError(f"VVC+M: {len(raw)} bytes were decoded, not two pictures' {2 * length}")
+        return raw[:length], raw[length:]
+
+
+def find(preset: str) -> VvcM | None:
+    """VVC+M by the ffmpeg that has libvvenc; None if there is none, or it has no low delay.
+
+    Args:
+        preset: libvvenc's effort.
+    """
+    video = classical.libvvenc(preset)
+    if video is None:
+        return None
+    how = f"{preset}, low delay, reference at QP {REFERENCE_QP}"
+    codec = VvcM(replace(video.setup, codec="VVC+M", preset=how), video, preset)
+    dark = np.zeros((128, 128, 3), np.uint8)
+    try:
+        codec.decode(codec.encode(dark, dark, 37), *dark.shape[:2])
+    except SicError:
+        return None
+    return codec
+
+
+def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CACHE) -> Coded:
+    """Code and decode the second picture; streams that were coded before are taken up.
+
+    Args:
+        codec: of :func:`find`.
+        qp: nominal quantisation parameter.
+        image, x_hat_t: uint8 (H, W, 3) RGB of one shape.
+        folder: of streams that were coded earlier.
+
+    Returns:
+        ``stream`` holds the second picture alone, what counts as additional.  The times are those
+        of both pictures: the reference, too, was coded and decoded.
+
+    Raises:
+        SicError: if the codec fails, or did not have x̂_t as its reference.
+    """
+    recipe = work.fingerprint([asdict(codec.setup), codec.options(qp), _CODE], [])
+    stream, encode_seconds = kept(
+        folder / digest(image, x_hat_t) / recipe, lambda: codec.encode(image, x_hat_t, qp)
+    )
+    start = time.perf_counter()
+    height, width = image.shape[:2]
+    reference, second = codec.decode(stream, height, width)
+    x_hat = planes.unpack(second, height, width, CHROMA)
+    decode_seconds = time.perf_counter() - start
+    check_reference(planes.pack(x_hat_t, CHROMA), reference)
+    return Coded(second_picture(stream), x_hat, encode_seconds, decode_seconds)
+
+
+def check_reference(given: bytes, decoded: bytes) -> None:
+    """Make sure that the first picture came through.
+
+    Args:
+        given, decoded: planes in 16-bit samples.
+
+    Raises:
+        SicError: if they are less alike than :data:`REFERENCE_DB`.
+    """
+    a, b = (np.frombuffer(raw, "<u2").astype(np.float64) for raw in (given, decoded))
+    limit = (2**planes.DEPTH - 1) ** 2 / 10 ** (REFERENCE_DB / 10)
+    error = float(np.mean((a - b) ** 2))
+    if error > limit:
+        raise SicError(
+            f"VVC+M: the reference came back with a mean squared error of {error:.1f}, above "
+            f"{limit:.1f}; {_REMEDY}"
+        )
+
+
+def second_picture(stream: bytes) -> bytes:
+    """The end of a stream of two pictures, from the second's access unit delimiter.
+
+    Raises:
+        SicError: if the stream has not two delimiters.
+    """
+    # A delimiter begins an access unit, and so has a start code of four bytes (H.266, annex B).
+    starts = [
+        found.start()
+        for found in re.finditer(b"\x00\x00\x00\x01", stream)
+        if stream[found.end() + 1] >> 3 == _DELIMITER
+    ]
+    if len(starts) != 2:
+        raise SicError(f"VVC+M: the stream has {len(starts)} access units, not 2")
+    return stream[starts[1] :]

@@ -1,0 +1,141 @@
+"""What a codec costs: parameters (Table I) and multiply-accumulates a pixel."""
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pandas as pd
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sic.codec.fusion import AdditionalCodec
+from sic.codec.tcm import TCM, Widths
+
+#: Table I of the paper: millions of parameters of the additional codec by m; N = 128, M = 320.
+TABLE_I = {1: 45.9, 2: 51.7, 3: 58.7, 4: 67.0, 5: 76.6}
+
+
+def parameters(codec: TCM) -> int:
+    """Number of trained values."""
+    return sum(p.numel() for p in codec.parameters())
+
+
+@torch.no_grad()
+def kmac_per_pixel(codec: TCM, side: int = 128) -> dict[str, float]:
+    """Thousands of multiply-accumulates a pixel, as its equations stand, counted by PyTorch.
+
+    Args:
+        codec: any codec of the study.
+        side: of the square image that is coded, a multiple of 128.
+
+    Returns:
+        `encoder`: g_a, h_a and the entropy model; `decoder`: the entropy model and g_s.
+    """
+    # On the meta device nothing is computed, and no fast algorithm has fewer operations.
+    codec = copy.deepcopy(codec).to("meta").eval()
+    x = next(codec.parameters()).new_zeros(1, 3, side, side)
+    y = codec.g_a(x)
+    latent_channels = codec.base_M if isinstance(codec, AdditionalCodec) else codec.M
+    y_hat = x.new_zeros(1, latent_channels, side // 16, side // 16)
+    analysis = _operations(codec.g_a, x)
+    hyper_analysis = _operations(codec.h_a, y)
+    latent = _operations(codec.code_latent, y)  # h_a, h_s and the slice networks
+    synthesis = _operations(codec.g_s, y_hat)
+    unit = 2 * 1000 * side * side  # a multiply-accumulate is two operations
+    return {
+        "encoder": (analysis + latent) / unit,
+        "decoder": (latent - hyper_analysis + synthesis) / unit,
+    }
+
+
+def _operations(part: Callable[[Tensor], object], x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        part(x)
+    return counter.get_total_flops()
+
+
+def table_1(N: int, M: int, num_slices: int, widths: Widths) -> pd.DataFrame:
+    """Table I at any size: parameters and operations of the base and of the additional codecs.
+
+    Returns:
+        A row a codec: `codec`, `m`, `parameters`, and kMAC a pixel of `encoder` and `decoder`.
+    """
+    rows = []
+    for m in (None, *range(1, num_slices + 1)):
+        codec = AdditionalCodec(m, N, M, num_slices, widths) if m else TCM(N, M, num_slices, widths)
+        name = "additional" if m else "base"
+        rows.append(
+            {"codec": name, "m": m, "parameters": parameters(codec), **kmac_per_pixel(codec)}
+        )
+    return pd.DataFrame(rows).astype({"m": "Int64"})
+
+
+# ---- measured while a codec runs -----------------------------------------------------------------
+
+
+_PERIOD = 0.005  # seconds between two looks at the memory
+
+
+@dataclass
+class Cost:
+    """Filled in when :func:`measure` ends.
+
+    Args:
+        seconds: wall time.
+        peak_bytes: the most memory held at once: on a GPU what PyTorch had allocated there, on
+            the CPU what the whole process held, with libraries and weights.
+    """
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@contextmanager
+def measure(device: torch.device | str) -> Iterator[Cost]:
+    """Time and memory of what runs inside the block.
+
+    Args:
+        device: where it runs; on a GPU the block is waited for.
+    """
+    cost, gpu = Cost(), torch.device(device).type == "cuda"
+    if gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    with _watched_memory() as memory:
+        start = time.perf_counter()
+        yield cost
+        if gpu:
+            torch.cuda.synchronize(device)
+        cost.seconds = time.perf_counter() - start
+    cost.peak_bytes = torch.cuda.max_memory_allocated(device) if gpu else max(memory)
+
+
+@contextmanager
+def _watched_memory() -> Iterator[list[int]]:
+    """The process's resident bytes, seen again and again; whole when the block has ended."""
+    process, seen, done = psutil.Process(), [], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_PERIOD):
+            seen.append(process.memory_info().rss)
+
+    seen.append(process.memory_info().rss)
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+        seen.append(process.memory_info().rss)
+
+
+def measured_kmac_per_pixel(run: Callable[[], object], pixels: int) -> float:
+    """Thousands of multiply-accumulates a pixel of what ``run`` does, counted by PyTorch."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 2 / 1000 / pixels

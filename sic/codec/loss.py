@@ -1,0 +1,99 @@
+"""The losses (1)–(3): rate in bits per pixel plus λ·255²·mse.
+
+(1) and (3) are the same function of different codecs; (2) sees only the pixels of the edge mask.
+λ multiplies 255²·mse because the paper's λ belong to 8-bit values and images here are in [0, 1].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sic import images
+from sic.codec.fusion import AdditionalCodec, DifferenceCodec
+from sic.codec.tcm import TCM, CodecOutput, Likelihoods
+
+
+@dataclass(frozen=True)
+class Loss:
+    """L and its parts, scalars: ``total`` = ``bpp_y`` + ``bpp_z`` + λ·255²·``mse``."""
+
+    total: Tensor
+    bpp_y: Tensor
+    bpp_z: Tensor
+    mse: Tensor
+
+
+def bits_per_pixel(likelihoods: Likelihoods, pixels: int) -> tuple[Tensor, Tensor]:
+    """R(y) and R(z): the information of the symbols over the number of image pixels.
+
+    Args:
+        likelihoods: probabilities of the symbols of y and z, any shapes.
+        pixels: B·H·W of the images they code.
+    """
+    return (
+        -torch.log2(likelihoods["y"]).sum() / pixels,
+        -torch.log2(likelihoods["z"]).sum() / pixels,
+    )
+
+
+def rate_distortion(
+    output: CodecOutput, x: Tensor, lmbda: float, m_x: Tensor | None = None
+) -> Loss:
+    """(1) and (3); with an edge mask, (2).
+
+    Args:
+        output: what the codec returned for x.
+        x: images (B, 3, H, W) in [0, 1].
+        lmbda: λ.
+        m_x: edge mask (B, 1, H, W) of 0 and 1; the mean stays one over all pixels, so that
+            pixels off the edges cost nothing.
+    """
+    batch, _, height, width = x.shape
+    bpp_y, bpp_z = bits_per_pixel(output["likelihoods"], batch * height * width)
+    error = x - output["x_hat"]
+    mse = (error if m_x is None else error * m_x).square().mean()
+    return Loss(bpp_y + bpp_z + lmbda * 255**2 * mse, bpp_y, bpp_z, mse)
+
+
+# ---- what each codec minimises -------------------------------------------------------------------
+
+
+#: A codec and a batch x (B, 3, h, w), m_x (B, 1, h, w) → the loss of that batch.
+StepLoss = Callable[[Any, Tensor, Tensor], Loss]
+
+
+def human_loss(lmbda: float) -> StepLoss:
+    """(1): TCM for people alone."""
+    return lambda codec, x, m_x: rate_distortion(codec(x), x, lmbda)
+
+
+def machine_loss(lmbda: float) -> StepLoss:
+    """(2): SA-ICM, which sees the edges only."""
+    return lambda codec, x, m_x: rate_distortion(codec(x), x, lmbda, m_x)
+
+
+def additional_loss(base: TCM, lmbda: float) -> StepLoss:
+    """(3): the additional codec on the latent of the frozen base."""
+    base = base.eval().requires_grad_(False)
+
+    def step_loss(codec: AdditionalCodec, x: Tensor, m_x: Tensor) -> Loss:
+        with torch.inference_mode():  # only ŷ is needed: the base's decoder does not run
+            y_hat_base, _ = base.to(x.device).code_latent(base.g_a(x))
+        return rate_distortion(codec(x, y_hat_base), x, lmbda)
+
+    return step_loss
+
+
+def difference_loss(base: TCM, lmbda: float) -> StepLoss:
+    """The DC model on the 8-bit picture of the frozen base, as its decoder has it."""
+    base = base.eval().requires_grad_(False)
+
+    def step_loss(codec: DifferenceCodec, x: Tensor, m_x: Tensor) -> Loss:
+        with torch.inference_mode():
+            x_hat_t = images.quantise(base.to(x.device)(x)["x_hat"])
+        return rate_distortion(codec(x, x_hat_t), x, lmbda)
+
+    return step_loss

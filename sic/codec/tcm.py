@@ -1,0 +1,295 @@
+"""TCM: the learned image codec beneath every codec of the study.
+
+Liu et al., *Learned Image Compression with Mixed Transformer-CNN Architectures* (CVPR 2023):
+transforms of convolutions and window attention, a hyperprior, and an entropy model that codes
+the latent in channel slices, each conditioned on those before it.
+
+                 ┌────── y ───── y − μ ─ round ─ + μ + LRP ── ŷ ────┐
+    x ── g_a ────┤                 ▲                  ▲             ├── g_s ── x̂
+                 └─ h_a ─ z ─ ẑ ─┬─ h_mean_s ─┬─ slice k: μ_k, σ_k, LRP_k
+                                 └─ h_scale_s ┘     from ŷ_1 … ŷ_{k−1}
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sic.codec.convolutions import (
+    ResidualBlockUpsample,
+    ResidualBlockWithStride,
+    conv3x3,
+    subpel_conv3x3,
+)
+from sic.codec.density import EntropyBottleneck, GaussianConditional, quantize_ste
+from sic.codec.layers import ConvTransBlock, SWAtten
+
+
+class Likelihoods(TypedDict):
+    """Probability the entropy model gives each symbol, of the shape of y and of z."""
+
+    y: Tensor
+    z: Tensor
+
+
+class CodecOutput(TypedDict):
+    """What a codec's forward returns, after CompressAI's convention.
+
+    x_hat: decoded image (B, 3, H, W), unclamped.
+    y_hat: quantised latent that g_s decodes (B, M, H/16, W/16).
+    ya_hat: the part of it that the additional codec adds (only there).
+    """
+
+    x_hat: Tensor
+    y_hat: Tensor
+    likelihoods: Likelihoods
+    ya_hat: NotRequired[Tensor]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths of the parts that TCM fixes and the small models shrink; defaults are published.
+
+    Args:
+        hyper: channels of z.
+        context: inner channels of the slice networks μ, σ and LRP.
+        attention: inner channels of SWAtten.
+        head_dims: channels a head in the three stages of g_a (g_s has them reversed).
+        hyper_head_dim, attention_head_dim: the same for h_a, h_s and for SWAtten.
+    """
+
+    hyper: int = 192
+    context: tuple[int, int] = (224, 128)
+    attention: int = 128
+    head_dims: tuple[int, int, int] = (8, 16, 32)
+    hyper_head_dim: int = 32
+    attention_head_dim: int = 16
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """float32 where autocast made less of it: symbols and probabilities need all their digits."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+WINDOW = 8
+HYPER_WINDOW = 4
+
+
+class Transform(nn.Sequential):
+    """g_a, g_s, h_a or h_s: blocks one after the other.
+
+    Args:
+        recompute: keep only what goes into each block for the backward pass, which then computes
+            the rest once more: a third more time for a fraction of the memory.
+    """
+
+    recompute = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the first block's input, the last block's output."""
+        for block in self:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x)
+        return x
+
+
+def conv_trans_blocks(dim: int, head_dim: int, window: int) -> list[nn.Module]:
+    """The two conv-transformer blocks of a stage: windows, then shifted windows."""
+    return [ConvTransBlock(dim, head_dim, window, shifted) for shifted in (False, True)]
+
+
+def analysis(N: int, M: int, widths: Widths) -> Transform:
+    """g_a: image (B, 3, H, W) → latent (B, M, H/16, W/16)."""
+    first, second, third = widths.head_dims
+    return Transform(
+        ResidualBlockWithStride(3, 2 * N),
+        *conv_trans_blocks(N, first, WINDOW),
+        ResidualBlockWithStride(2 * N, 2 * N),
+        *conv_trans_blocks(N, second, WINDOW),
+        ResidualBlockWithStride(2 * N, 2 * N),
+        *conv_trans_blocks(N, third, WINDOW),
+        conv3x3(2 * N, M, stride=2),
+    )
+
+
+def synthesis(N: int, M: int, widths: Widths) -> Transform:
+    """g_s: latent (B, M, H/16, W/16) → image (B, 3, H, W), unclamped."""
+    first, second, third = widths.head_dims
+    return Transform(
+        ResidualBlockUpsample(M, 2 * N),
+        *conv_trans_blocks(N, third, WINDOW),
+        ResidualBlockUpsample(2 * N, 2 * N),
+        *conv_trans_blocks(N, second, WINDOW),
+        ResidualBlockUpsample(2 * N, 2 * N),
+        *conv_trans_blocks(N, first, WINDOW),
+        subpel_conv3x3(2 * N, 3, 2),
+    )
+
+
+def hyper_analysis(N: int, M: int, widths: Widths) -> Transform:
+    """h_a: latent (B, M, H/16, W/16) → hyper-latent (B, hyper, H/64, W/64)."""
+    return Transform(
+        ResidualBlockWithStride(M, 2 * N),
+        *conv_trans_blocks(N, widths.hyper_head_dim, HYPER_WINDOW),
+        conv3x3(2 * N, widths.hyper, stride=2),
+    )
+
+
+def hyper_synthesis(N: int, M: int, widths: Widths) -> Transform:
+    """h_mean_s and h_scale_s: hyper-latent (B, hyper, H/64, W/64) → (B, M, H/16, W/16)."""
+    return Transform(
+        ResidualBlockUpsample(widths.hyper, 2 * N),
+        *conv_trans_blocks(N, widths.hyper_head_dim, HYPER_WINDOW),
+        subpel_conv3x3(2 * N, M, 2),
+    )
+
+
+def slice_network(channels_in: int, channels_out: int, widths: Widths) -> nn.Sequential:
+    """μ_k, σ_k or LRP_k: three 3×3 convolutions with GELU between."""
+    wide, narrow = widths.context
+    return nn.Sequential(
+        conv3x3(channels_in, wide),
+        nn.GELU(),
+        conv3x3(wide, narrow),
+        nn.GELU(),
+        conv3x3(narrow, channels_out),
+    )
+
+
+class TCM(nn.Module):
+    """The codec: human LIC, SA-ICM base and difference codec differ only in how it is trained.
+
+    Args:
+        N: channels of each half of a conv-transformer block.
+        M: channels of the latent y.
+        num_slices: n, the channel slices of y, coded one after the other.
+        widths: the remaining widths.
+        image_latent: channels of the latent that g_s decodes (M unless the codec is fused).
+
+    Raises:
+        ValueError: if a size is below 1, n does not divide M, or a head dim its channels.
+    """
+
+    def __init__(
+        self,
+        N: int = 128,
+        M: int = 320,
+        num_slices: int = 5,
+        widths: Widths | None = None,
+        *,
+        image_latent: int | None = None,
+    ) -> None:
+        super().__init__()
+        widths = widths or Widths()
+        if min(N, M, num_slices) < 1:
+            raise ValueError(f"N={N}, M={M} and num_slices={num_slices} must be 1 or more")
+        if M % num_slices:
+            raise ValueError(f"num_slices={num_slices} does not divide M={M}")
+        self.N, self.M, self.num_slices, self.widths = N, M, num_slices, widths
+        self.slice_channels = M // num_slices
+
+        self.g_a = analysis(N, M, widths)
+        self.g_s = synthesis(N, image_latent or M, widths)
+        self.h_a = hyper_analysis(N, M, widths)
+        self.h_mean_s = hyper_synthesis(N, M, widths)
+        self.h_scale_s = hyper_synthesis(N, M, widths)
+
+        support = [M + self.slice_channels * k for k in range(num_slices)]
+        self.atten_mean = nn.ModuleList(self._attention(s) for s in support)
+        self.atten_scale = nn.ModuleList(self._attention(s) for s in support)
+        self.cc_mean_transforms = nn.ModuleList(
+            slice_network(s, self.slice_channels, widths) for s in support
+        )
+        self.cc_scale_transforms = nn.ModuleList(
+            slice_network(s, self.slice_channels, widths) for s in support
+        )
+        self.lrp_transforms = nn.ModuleList(
+            slice_network(s + self.slice_channels, self.slice_channels, widths) for s in support
+        )
+        self.entropy_bottleneck = EntropyBottleneck(widths.hyper)
+        self.gaussian_conditional = GaussianConditional()
+
+    def _attention(self, channels: int) -> nn.Sequential:
+        w = self.widths
+        return nn.Sequential(SWAtten(channels, w.attention, w.attention_head_dim, WINDOW))
+
+    def quantise_z(self, z: Tensor) -> Tensor:
+        """ẑ: z rounded about the medians of its learned distribution, straight-through."""
+        medians = self.entropy_bottleneck.medians.reshape(1, -1, 1, 1)
+        return quantize_ste(z - medians) + medians
+
+    def slice_parameters(
+        self, k: int, latent_means: Tensor, latent_scales: Tensor, decoded: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Entropy parameters of slice k from the hyper-latents and the slices before it.
+
+        Args:
+            k: index of the slice, from 0.
+            latent_means, latent_scales: h_mean_s(ẑ) and h_scale_s(ẑ), (B, M, H/16, W/16).
+            decoded: ŷ_1 … ŷ_k, each (B, M/n, H/16, W/16).
+
+        Returns:
+            μ_k and σ_k (B, M/n, H/16, W/16), and the features LRP_k starts from.
+        """
+        mean_support = self.atten_mean[k](torch.cat((latent_means, *decoded), dim=1))
+        scale_support = self.atten_scale[k](torch.cat((latent_scales, *decoded), dim=1))
+        mu = full_precision(self.cc_mean_transforms[k](mean_support))
+        scale = full_precision(self.cc_scale_transforms[k](scale_support))
+        return mu, scale, mean_support
+
+    def latent_residual(self, k: int, mean_support: Tensor, y_hat_k: Tensor) -> Tensor:
+        """LRP: what rounding took from slice k, as predicted, in (−0.5, 0.5)."""
+        return 0.5 * torch.tanh(self.lrp_transforms[k](torch.cat((mean_support, y_hat_k), dim=1)))
+
+    def code_latent(self, y: Tensor) -> tuple[Tensor, Likelihoods]:
+        """Quantise y as the decoder will see it, and the probability of every symbol.
+
+        Args:
+            y: g_a(x), (B, M, H/16, W/16).
+
+        Returns:
+            ŷ after LRP, of the shape of y, and the likelihoods; in training mode these are of
+            y and z with additive noise, while ŷ is rounded with straight-through gradients.
+        """
+        y = full_precision(y)
+        z = full_precision(self.h_a(y))
+        # Operations are counted on the meta device, of which autocast knows nothing.
+        with torch.autocast("cpu" if z.is_meta else z.device.type, enabled=False):
+            z_likelihoods = self.entropy_bottleneck(z)
+        z_hat = self.quantise_z(z)
+        latent_means, latent_scales = self.h_mean_s(z_hat), self.h_scale_s(z_hat)
+
+        y_hat: list[Tensor] = []
+        y_likelihoods: list[Tensor] = []
+        for k, y_k in enumerate(y.chunk(self.num_slices, dim=1)):
+            mu, scale, support = self.slice_parameters(k, latent_means, latent_scales, y_hat)
+            likelihood = self.gaussian_conditional(y_k, scale, mu)
+            y_hat_k = quantize_ste(y_k - mu) + mu
+            y_hat.append(y_hat_k + self.latent_residual(k, support, y_hat_k))
+            y_likelihoods.append(likelihood)
+        likelihoods = Likelihoods(y=torch.cat(y_likelihoods, dim=1), z=z_likelihoods)
+        return torch.cat(y_hat, dim=1), likelihoods
+
+    def forward(self, x: Tensor) -> CodecOutput:
+        """Code and decode images.
+
+        Args:
+            x: (B, 3, H, W) in [0, 1]; H and W multiples of ``sic.images.MULTIPLE``.
+        """
+        y_hat, likelihoods = self.code_latent(self.g_a(x))
+        return CodecOutput(x_hat=self.g_s(y_hat), y_hat=y_hat, likelihoods=likelihoods)
+
+    def recompute(self, wanted: bool) -> None:
+        """Whether the backward pass computes the transforms' blocks again, to save memory."""
+        for part in self.children():
+            if isinstance(part, Transform):
+                part.recompute = wanted
+
+    def aux_loss(self) -> Tensor:
+        """Loss whose minimum puts the bottleneck's quantiles at the tails of its density."""
+        return self.entropy_bottleneck.loss()

@@ -1,0 +1,231 @@
+"""Checkpoints of the study: safetensors with the codec's settings, its origin and a checksum.
+
+Also the import of published checkpoints (`icm.pth.tar`, `ica.pth.tar`, LIC-TCM's own).
+"""
+
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from sic.codec.fusion import AdditionalCodec, DifferenceCodec
+from sic.codec.tcm import TCM, Widths
+from sic.errors import SicError
+from sic.files import write_bytes
+
+#: Kinds of codec by the name that stands in a checkpoint.
+KINDS: dict[str, type[TCM]] = {
+    "tcm": TCM,
+    "additional": AdditionalCodec,
+    "difference": DifferenceCodec,
+}
+
+#: The entry of a safetensors file's metadata that makes it a checkpoint of ours.
+METADATA = "sic"
+
+#: Buffers that CompressAI fills when it makes its own coding tables; we never use them.
+TABLES = re.compile(r"(^|\.)(_offset|_quantized_cdf|_cdf_length|scale_table)$")
+
+
+def settings(codec: TCM) -> dict[str, Any]:
+    """What :func:`build` needs to make an empty codec of the same kind and size."""
+    kind = next(name for name, cls in KINDS.items() if type(codec) is cls)
+    sizes: dict[str, Any] = {"N": codec.N, "M": codec.M, "num_slices": codec.num_slices}
+    if isinstance(codec, AdditionalCodec):
+        sizes = {"m": codec.m, "N": codec.N, "M": codec.base_M, "num_slices": codec.base_slices}
+    return {"kind": kind, **sizes, "widths": asdict(codec.widths)}
+
+
+def build(settings: Mapping[str, Any]) -> TCM:
+    """An untrained codec from :func:`settings`."""
+    sizes = {key: settings[key] for key in ("m", "N", "M", "num_slices") if key in settings}
+    # JSON has lists where Widths has tuples.
+    widths: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in settings["widths"].items()
+    }
+    return KINDS[settings["kind"]](**sizes, widths=Widths(**widths))
+
+
+def fingerprint(codec: TCM) -> str:
+    """SHA-256 (hexadecimal) over a codec's settings and weights, whatever file they came from.
+
+    Two codecs with the same fingerprint read each other's streams.
+    """
+    digest = hashlib.sha256(json.dumps(settings(codec), sort_keys=True).encode())
+    for key, tensor in sorted(_tensors(codec).items()):
+        array = tensor.numpy()
+        digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save(path: Path, codec: TCM, origin: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Tensors whose values float16 holds exactly are stored so, which halves the files of weights
+    that were rounded for shipping; all others are float32.
+
+    Args:
+        path: file to write, `.safetensors`.
+        codec: any codec of the study.
+        origin: where the weights come from (stage, λ, steps, seed, … or the imported file);
+            anything JSON holds.
+    """
+    about = {
+        "settings": settings(codec),
+        "origin": dict(origin),
+        "fingerprint": fingerprint(codec),
+    }
+    # One entry: safetensors writes several in an order that changes from run to run.
+    metadata = {METADATA: json.dumps(about, sort_keys=True)}
+    tensors = _tensors(codec)
+    halves = {key: tensor.half() for key, tensor in tensors.items()}
+    exact = {key: half for key, half in halves.items() if torch.equal(half.float(), tensors[key])}
+    write_bytes(path, serialise({**tensors, **exact}, metadata))
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """Settings, origin and fingerprint of a checkpoint, without its weights.
+
+    Raises:
+        SicError: if the file is missing, or is not a checkpoint of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = file.metadata() or {}
+    except FileNotFoundError:
+        raise SicError(
+            f"no checkpoint {path}; train it with `dvc repro`, or make it from published weights "
+            "with `python -m sic import-weights`"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise SicError(f"{path} is not a whole safetensors file ({error}); make it again") from None
+    if METADATA not in found:
+        raise SicError(
+            f"{path} is not a checkpoint of this study; import others with "
+            "`python -m sic import-weights`"
+        )
+    about: dict[str, Any] = json.loads(found[METADATA])
+    return about
+
+
+def load(path: Path, device: str | torch.device = "cpu") -> TCM:
+    """A codec from a checkpoint, in eval mode; the class is the checkpoint's kind.
+
+    Raises:
+        SicError: if the file is missing, damaged, or its weights are not those it was saved with.
+    """
+    path = Path(path)
+    about = metadata(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    codec = build(about["settings"]).eval()
+    _load_tensors(codec, tensors, path)
+    if fingerprint(codec) != about["fingerprint"]:
+        raise SicError(f"{path} is damaged: its weights do not match its checksum; make it again")
+    return codec.to(device)
+
+
+def import_published(path: Path, codec: TCM) -> None:
+    """Load a published checkpoint into a codec of the same size.
+
+    Accepts a bare state dict or one under ``state_dict``, keys with or without ``module.``, and
+    CompressAI's entropy-bottleneck keys of before and after version 1.2.
+
+    Raises:
+        SicError: if the file is missing, holds anything but tensors, or does not fit, naming the
+            key, both shapes and the likely cause.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise SicError(f"no file {path}; give the path of the published checkpoint") from None
+    except pickle.UnpicklingError:
+        raise SicError(
+            f"{path} is refused: it is not a plain file of weights, loading it could run code; "
+            "ask its authors for a state dict"
+        ) from None
+    except Exception as error:  # on bytes that are no checkpoint torch.load raises anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SicError(f"cannot read {path} ({reason}); download it again") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise SicError(f"{path} holds no state dict; give a checkpoint of ICM, ICA or LIC-TCM")
+    tensors = {published_key(key): tensor for key, tensor in content.items()}
+    _load_tensors(codec, tensors, Path(path))
+
+
+def published_key(key: str) -> str:
+    """Our name of a published key: no ``module.``, entropy-bottleneck lists instead of numbers."""
+    key = key.removeprefix("module.")
+    return re.sub(
+        r"^entropy_bottleneck\._(matrix|bias|factor)(\d+)$",
+        lambda found: f"entropy_bottleneck.{_PLURAL[found[1]]}.{found[2]}",
+        key,
+    )
+
+
+_PLURAL = {"matrix": "matrices", "bias": "biases", "factor": "factors"}
+
+
+def _tensors(codec: TCM) -> dict[str, Tensor]:
+    """A codec's state in float32, without CompressAI's coding tables, which we do not use."""
+    return {
+        key: tensor.detach().cpu().float().contiguous()
+        for key, tensor in codec.state_dict().items()
+        if not TABLES.search(key)
+    }
+
+
+def _load_tensors(codec: TCM, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a codec after checking every key and shape."""
+    wanted = _tensors(codec)
+    given = {key: tensor for key, tensor in tensors.items() if not TABLES.search(key)}
+    sizes = ", ".join(f"{k}={v}" for k, v in settings(codec).items() if k not in ("widths", "kind"))
+    for key, tensor in wanted.items():
+        if key not in given:
+            raise SicError(
+                f"{path}: key {key} {tuple(tensor.shape)} is missing; the file is not of a "
+                f"{type(codec).__name__} with {sizes}{_cause(codec, given)}"
+            )
+        if given[key].shape != tensor.shape:
+            raise SicError(
+                f"{path}: key {key} has shape {tuple(given[key].shape)}, expected "
+                f"{tuple(tensor.shape)} for {sizes}{_cause(codec, given)}"
+            )
+    for key in given:
+        if key not in wanted:
+            raise SicError(
+                f"{path}: unexpected key {key}; the file is not of a {type(codec).__name__} with "
+                f"{sizes}{_cause(codec, given)}"
+            )
+    codec.load_state_dict(dict(given), strict=False)
+
+
+def _cause(codec: TCM, given: Mapping[str, Tensor]) -> str:
+    """What the sizes in a state dict say about the codec it belongs to."""
+    first, last = given.get("g_a.0.conv1.weight"), given.get("g_a.9.weight")
+    fused = given.get("g_s.0.subpel_conv.0.weight")
+    if first is None or last is None or fused is None:
+        return "; it is not a checkpoint of TCM at all"
+    slices = {key.split(".")[1] for key in given if key.startswith("cc_mean_transforms.")}
+    causes = []
+    if first.shape[0] != 2 * codec.N:
+        causes.append(f"N={first.shape[0] // 2}")
+    if fused.shape[1] != last.shape[0]:
+        if not isinstance(codec, AdditionalCodec) or len(slices) != codec.m:
+            causes.append(f"an additional codec with m={len(slices)}")
+    elif last.shape[0] != codec.M or len(slices) != codec.num_slices:
+        causes.append(f"M={last.shape[0]}, num_slices={len(slices)}")
+    return f"; it seems to be of {' and '.join(causes)}" if causes else ""

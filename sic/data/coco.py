@@ -1,0 +1,146 @@
+"""COCO 2017: fetching its archives, unpacking them, and where they put what."""
+
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from sic.errors import SicError
+from sic.files import cannot_write, fetch, sha256
+
+ADDRESS = "http://images.cocodataset.org"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One archive: its path below the address, its SHA-256, and the folder that it unpacks to."""
+
+    path: str
+    sha256: str
+    folder: str
+
+    @property
+    def file(self) -> str:
+        """The archive's file name."""
+        return self.path.rpartition("/")[2]
+
+
+# COCO publishes no checksums.  These are the ones TensorFlow Datasets and several independent
+# projects recorded of the published files (19,336,861,798, 815,585,330 and 252,907,541 bytes; the
+# last is the panoptic maps).
+ARCHIVES: Mapping[str, Archive] = {
+    "train2017": Archive(
+        "zips/train2017.zip",
+        "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+        "train2017",
+    ),
+    "val2017": Archive(
+        "zips/val2017.zip",
+        "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        "val2017",
+    ),
+    "annotations": Archive(
+        "annotations/annotations_trainval2017.zip",
+        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        "annotations",
+    ),
+    "panoptic": Archive(
+        "annotations/panoptic_annotations_trainval2017.zip",
+        "c05f76d2129b6b561eb70efe16e7006df62f73fb92889132d373b9d90e31a370",
+        "panoptic",
+    ),
+}
+
+
+def provide(
+    names: Iterable[str],
+    folder: Path,
+    local: Path | None = None,
+    url: str | None = None,
+) -> None:
+    """Have these parts of COCO unpacked in ``folder``.
+
+    A part that is unpacked already is left alone.  Its archive comes from ``local`` if it lies
+    there, and is downloaded else; both are checked against the known checksum.  Everything can be
+    stopped and goes on where it was.  Of several processes one works and the others wait.
+
+    Args:
+        names: keys of ``ARCHIVES``.
+        folder: where they are unpacked, as ``folder/train2017/…``.
+        local: a folder that may hold archives.
+        url: a mirror of the published address, with the same paths below it.
+
+    Raises:
+        SicError: no connection, other bytes than expected, a damaged archive, no space.
+    """
+    for name in names:
+        archive = ARCHIVES[name]
+        target = folder / archive.folder
+        if target.is_dir():
+            continue
+        file = local / archive.file if local else None
+        if file and file.is_file():
+            _check(file, archive)
+        else:
+            address = f"{(url or ADDRESS).rstrip('/')}/{archive.path}"
+            file = fetch(address, folder / archive.file, archive.sha256)
+        try:
+            with FileLock(f"{target}.lock"):
+                if not target.is_dir():
+                    unpack(file, target)
+        except OSError as error:
+            raise cannot_write(target, error) from error
+
+
+def _check(file: Path, archive: Archive) -> None:
+    try:
+        found = sha256(file)
+    except OSError as error:
+        raise SicError(f"cannot read {file}: {error.strerror}; see data.root") from None
+    if found != archive.sha256:
+        raise SicError(f"{file} is not COCO's {archive.file} (other SHA-256); replace it")
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Unpack an archive whose one folder is to become ``folder``.
+
+    The files gather in ``folder`` + ``.part``, each whole; a repeated call goes on there.  The
+    panoptic archive holds archives again: those are unpacked beside.
+
+    Raises:
+        SicError: a damaged archive, a file outside the folder, no space.
+    """
+    gathering = folder.with_name(f"{folder.name}.part")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [m for m in archive.infolist() if not m.is_dir() and _wanted(m.filename)]
+            for member in tqdm(members, desc=f"unpacking {file.name}", unit="file"):
+                inside = Path(*Path(member.filename).parts[1:])
+                if ".." in inside.parts or inside.is_absolute() or not inside.name:
+                    raise SicError(f"{file} wants to write outside its folder: {member.filename}")
+                target = gathering / inside
+                if target.is_file() and target.stat().st_size == member.file_size:
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                half = target.with_name(f"{target.name}.half")
+                with archive.open(member) as source, half.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)  # checks the member's CRC
+                half.replace(target)
+        for inner in sorted(gathering.glob("*.zip")):
+            unpack(inner, inner.with_suffix(""))
+            inner.unlink()
+        gathering.replace(folder)
+    except (zipfile.BadZipFile, EOFError, zlib.error):
+        raise SicError(f"{file} is damaged; remove it and run the same command again") from None
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def _wanted(name: str) -> bool:
+    """Not the forks that macOS adds to archives."""
+    return not name.startswith("__MACOSX") and not Path(name).name.startswith("._")

@@ -1,0 +1,321 @@
+"""Image sets: which pictures train, validate and test, and what each of them holds.
+
+Three sources: the colour photos inside scikit-image and scikit-learn (``sample``), any folder of
+pictures (``folder``) and COCO 2017 (``coco``).  The result, ``data/images.json``, lists every
+picture of each split with its size and checksum; whatever comes after reads that list.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from sic import images
+from sic.data import coco
+from sic.errors import SicError
+from sic.files import replacing_folder, sha256, write_text
+from sic.params import Data, Split
+
+# ---- the list of pictures, data/images.json ------------------------------------------------------
+
+# The `data` stage writes it; every later stage reads it.
+
+
+SPLITS = ("train", "validation", "test")
+DATA = Path("data")
+INDEX = "images.json"
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One picture: its unique name, path below the images' root, size in pixels and SHA-256."""
+
+    name: str
+    path: str
+    width: int
+    height: int
+    sha256: str
+
+
+Index = dict[str, list[ImageRecord]]
+
+
+def existing_root(settings: Data) -> Path:
+    """The folder that `data.root` names.
+
+    Raises:
+        SicError: if it names none, or one that is not there.
+    """
+    if settings.root is None:
+        raise SicError(f"data.root: name the folder of images (data.source: {settings.source})")
+    root = Path(settings.root)
+    if not root.is_dir():
+        raise SicError(f"data.root: there is no folder {root}")
+    return root
+
+
+def is_unpacked_coco(settings: Data) -> bool:
+    """Whether data.root is a copy of COCO's folders (and not of its archives, or nothing)."""
+    return settings.root is not None and (existing_root(settings) / "val2017").is_dir()
+
+
+def images_root(settings: Data, root: Path = DATA) -> Path:
+    """The folder that the records' paths are relative to."""
+    if settings.source == "sample":
+        return root / "images"
+    if settings.source == "coco" and not is_unpacked_coco(settings):
+        return root / "coco"
+    return existing_root(settings)
+
+
+def image_path(record: ImageRecord, settings: Data, root: Path = DATA) -> Path:
+    """Where a record's picture lies."""
+    return images_root(settings, root) / record.path
+
+
+def load_index(path: Path = DATA / INDEX) -> Index:
+    """Read what :func:`prepare` wrote: the records of each split, in order.
+
+    Raises:
+        SicError: no such file, or not such a file.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        return {split: [ImageRecord(**entry) for entry in content[split]] for split in SPLITS}
+    except OSError as error:
+        raise SicError(f"cannot read {path}: {error.strerror}; run the data stage first") from None
+    except (ValueError, KeyError, TypeError):
+        raise SicError(f"{path} is not a list of images; run the data stage again") from None
+
+
+def every_record(index: Index) -> list[ImageRecord]:
+    """The pictures of all splits, in order."""
+    return [record for split in SPLITS for record in index[split]]
+
+
+# `data.annotations` that stands for COCO's own: a marker, so that DVC, which reruns the segment
+# stage when the annotations change, always has a file to depend on.
+OWN_ANNOTATIONS = "data/annotations/coco"
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".avif"}
+
+# Photos in the packages themselves: nothing is fetched.  (The stereo pair is published as
+# `stereo_motorcycle`; drawings such as logo and phantom are no photos.)
+_BUNDLED = {
+    "skimage/data": (
+        *("astronaut.png", "chelsea.png", "coffee.png", "color.png", "hubble_deep_field.jpg"),
+        *("ihc.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg"),
+    ),
+    "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
+}
+
+
+def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
+    """The `data` stage: choose the splits, check every picture and write ``root/images.json``.
+
+    For ``sample`` the photos are also written as ``root/images/NAME.png``; pictures of the other
+    sources stay where they are and that folder is left empty.  A split is a list of names (or of
+    numbers: COCO's ids), a number of pictures drawn with the seed, or `all` that the others leave.
+    Lists go first, then numbers (test, validation, train: asking for more training pictures
+    leaves the other splits as they are), then `all`.  COCO's train and validation pictures come
+    from train2017, its test pictures from val2017, as the published accuracies and rates do.
+
+    Raises:
+        SicError: unknown or repeated names, too few pictures, an empty folder, an unreadable
+            picture.  ``images.json`` is then left as it was.
+    """
+    if settings.source == "sample":
+        pools = dict.fromkeys(SPLITS, _bundled())
+    elif settings.source == "folder":
+        pools = dict.fromkeys(SPLITS, _listing(existing_root(settings), SUFFIXES))
+    else:
+        pools = _coco_pools(settings, root)
+    chosen = choose(pools, settings, seed)
+    pictures = {name: path for split in SPLITS for name, path in chosen[split]}
+    pictures |= _write(pictures if settings.source == "sample" else {}, root / "images")
+    base = images_root(settings, root)
+    records = dict(zip(pictures, _inspect(pictures, base), strict=True))
+    index = {split: [records[name] for name, _ in chosen[split]] for split in SPLITS}
+    content = {split: [asdict(record) for record in index[split]] for split in SPLITS}
+    write_text(root / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return index
+
+
+# ---- which pictures there are ----------------------------------------------------------------
+def _bundled() -> dict[str, Path]:
+    photos: dict[str, Path] = {}
+    for folder, files in _BUNDLED.items():
+        package, _, inside = folder.partition("/")
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise SicError(f"the package {package} with its photos is missing; install it")
+        photos |= {Path(file).stem: Path(spec.origin).parent / inside / file for file in files}
+    return dict(sorted(photos.items()))
+
+
+def _listing(folder: Path, suffixes: Iterable[str], below: str = ".") -> dict[str, Path]:
+    """Pictures by name: the path in ``folder/below`` without suffix, in sorted order."""
+    found: dict[str, Path] = {}
+    for path in sorted((folder / below).rglob("*")):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder / below).with_suffix("").as_posix()
+        if name in found:
+            raise SicError(f"{found[name]} and {path} share the name {name}; rename one")
+        found[name] = path
+    if not found:
+        raise SicError(f"there are no images in {folder / below}")
+    return found
+
+
+def _coco_pools(settings: Data, root: Path) -> dict[str, dict[str, Path]]:
+    folder = images_root(settings, root)
+    if not is_unpacked_coco(settings):
+        local = existing_root(settings) if settings.root else None
+        coco.provide(["val2017", "train2017"], folder, local, settings.url)
+    train, test = (_listing(folder, {".jpg"}, f"{name}2017") for name in ("train", "val"))
+    return {"train": train, "validation": train, "test": test}
+
+
+def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[Path]:
+    """The COCO-style files with people's outlines of the pictures.
+
+    COCO's own are fetched if they are not there.
+
+    Args:
+        settings: where the pictures come from; ``annotations`` names a file, or a folder with
+            ``instances*.json`` or with ``panoptic*.json`` and their maps, or COCO's own.
+        outlines: "instances" or "panoptic".
+        root: of the data.
+
+    Raises:
+        SicError: none named, none there, or a download that failed.
+    """
+    if settings.annotations != OWN_ANNOTATIONS:
+        return _named_annotations(Path(settings.annotations), outlines)
+    if settings.source != "coco":
+        raise SicError(f"data.annotations: name the file of outlines (source: {settings.source})")
+    folder = images_root(settings, root)
+    part = "annotations"
+    if not is_unpacked_coco(settings):
+        local = existing_root(settings) if settings.root else None
+        part = "annotations" if outlines == "instances" else "panoptic"
+        coco.provide([part], folder, local, settings.url)
+    files = [folder / part / f"{outlines}_{name}2017.json" for name in ("train", "val")]
+    for file in files:
+        if not file.is_file():
+            raise SicError(f"there is no file of annotations {file}; see data.annotations")
+    return files
+
+
+def _named_annotations(path: Path, outlines: str) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob(f"{outlines}*.json"))
+        if not files:
+            raise SicError(f"data.annotations: there is no {outlines}*.json in {path}")
+        return files
+    if not path.is_file():
+        raise SicError(f"data.annotations: there is no file {path}")
+    if outlines == "panoptic":  # the maps are half of it, and their changes are to be seen
+        raise SicError(f"data.annotations: name the folder that holds {path.name} and its maps")
+    return [path]
+
+
+# ---- which split they go to ------------------------------------------------------------------
+def choose(
+    pools: Mapping[str, Mapping[str, Path]], settings: Data, seed: int
+) -> dict[str, list[tuple[str, Path]]]:
+    """Share the pictures out as the settings say; see :func:`prepare`.
+
+    Args:
+        pools: for each split the pictures it may take, by name.  Equal pools are shared.
+
+    Raises:
+        SicError: names that are not there or in two splits, or more pictures than there are.
+    """
+    wanted: dict[str, Split] = {split: getattr(settings, split) for split in SPLITS}
+    taken: dict[str, str] = {}  # name → the split that has it
+    chosen: dict[str, list[str]] = {}
+
+    def take(split: str, names: list[str]) -> None:
+        if not names:
+            raise SicError(f"data.{split}: no image is left for it; every split needs one")
+        for name in names:
+            if name in taken:
+                raise SicError(f"data.{split}: {name} is in {taken[name]} already")
+            taken[name] = split
+        chosen[split] = names
+
+    for split in SPLITS:
+        entry = wanted[split]
+        if isinstance(entry, list):
+            take(split, _names(entry, pools[split], split))
+    for split in reversed(SPLITS):
+        entry = wanted[split]
+        if isinstance(entry, int):
+            free = [name for name in pools[split] if name not in taken]
+            if entry > len(free):
+                raise SicError(f"data.{split}: {entry} images wanted, {len(free)} are at hand")
+            order = np.random.default_rng(seed).permutation(len(free))
+            take(split, sorted(free[i] for i in order[:entry]))
+    for split in SPLITS:
+        if wanted[split] == "all":
+            take(split, [name for name in pools[split] if name not in taken])
+    return {split: [(name, pools[split][name]) for name in chosen[split]] for split in SPLITS}
+
+
+def _names(entry: list[str | int], pool: Mapping[str, Path], split: str) -> list[str]:
+    """The pictures that the entries of a split name."""
+    numbered: dict[int, list[str]] = {}
+    if any(isinstance(item, int) for item in entry):  # most lists have words only
+        for name in filter(str.isdecimal, pool):
+            numbered.setdefault(int(name), []).append(name)
+    return [_name(item, pool, numbered, split) for item in entry]
+
+
+def _name(
+    item: str | int, pool: Mapping[str, Path], numbered: Mapping[int, list[str]], split: str
+) -> str:
+    """By name, by file name, or by number: of an unquoted 007 YAML leaves 7."""
+    if isinstance(item, int):
+        found = numbered.get(item, [])
+    else:
+        without = Path(item).with_suffix("").as_posix()
+        same_file = without in pool and pool[without].suffix == Path(item).suffix
+        found = [item] if item in pool else [without] if same_file else []
+    if len(found) == 1:
+        return found[0]
+    quote = "write names that look like numbers in quotes"
+    if found:
+        raise SicError(f"data.{split}: {item} may be {' or '.join(found)}; {quote}")
+    there = ", ".join(list(pool)[:20]) + (", …" if len(pool) > 20 else "")
+    remedy = f"; {quote}" if isinstance(item, int) else ""
+    raise SicError(f"data.{split}: there is no image {item}; there are {there}{remedy}")
+
+
+# ---- what they hold --------------------------------------------------------------------------
+def _write(pictures: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    with replacing_folder(folder) as temporary:
+        for name, path in pictures.items():
+            images.write_png(temporary / f"{name}.png", images.read(path))
+    return {name: folder / f"{name}.png" for name in pictures}
+
+
+def _inspect(pictures: Mapping[str, Path], base: Path) -> Iterable[ImageRecord]:
+    """Decode every picture once: a bad one shows here, not hours later."""
+
+    def inspect(name: str, path: Path) -> ImageRecord:
+        height, width = images.read(path).shape[:2]
+        return ImageRecord(name, path.relative_to(base).as_posix(), width, height, sha256(path))
+
+    with ThreadPoolExecutor() as pool:  # decoding and hashing release the interpreter's lock
+        tasks = pool.map(inspect, pictures.keys(), pictures.values())
+        try:
+            yield from tqdm(tasks, total=len(pictures), desc="images", unit="image")
+        finally:
+            pool.shutdown(cancel_futures=True)

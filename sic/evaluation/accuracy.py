@@ -1,0 +1,241 @@
+"""Detection accuracy as COCO defines it: mean average precision by pycocotools' COCOeval."""
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+
+from sic.errors import SicError
+from sic.evaluation.detectors import Detections
+
+#: COCO's sizes by the area of the object's outline: below 32², to 96², above, in pixels.
+SIZES = ("small", "medium", "large")
+AREAS = Params("bbox").areaRng  # of all, then of these
+
+#: The columns of :meth:`Truth.accuracy`: ``part`` is "all", "size" or "class"; ``ap`` is the mean
+#: over IoU 0.50, 0.55 … 0.95, ``ap50`` that at IoU 0.50; both in [0, 1].
+COLUMNS = ["part", "name", "objects", "ap", "ap50"]
+
+_NEEDED: Mapping[str, Mapping[str, type | UnionType]] = {
+    "images": {"id": int, "file_name": str, "width": int, "height": int},
+    "categories": {"id": int, "name": str},
+    "annotations": {
+        "image_id": int,
+        "category_id": int,
+        "bbox": list,
+        "area": int | float,
+        "iscrowd": int,
+    },
+}
+_UNIQUE = (("images", "id"), ("images", "file_name"), ("categories", "id"), ("categories", "name"))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that the annotations list: its number, its file's name and its size in pixels."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class Truth:
+    """The objects that people marked, from a COCO-style file of boxes.
+
+    Args:
+        path: JSON with ``images``, ``categories`` and ``annotations``, as
+            ``instances_val2017.json``.
+
+    Raises:
+        SicError: a file that is missing or is not such a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        content = _read(path)
+        self.pictures = {
+            i["file_name"]: Picture(i["id"], i["file_name"], i["width"], i["height"])
+            for i in content["images"]
+        }
+        self.categories = {c["name"]: c["id"] for c in content["categories"]}
+        self._annotations = content["annotations"]
+        self._check()
+
+    def _check(self) -> None:
+        pictures = {picture.id for picture in self.pictures.values()}
+        categories = set(self.categories.values())
+        for a in self._annotations:
+            if a["image_id"] not in pictures or a["category_id"] not in categories:
+                raise SicError(
+                    f"{self.path}: an annotation is of image {a['image_id']} and category"
+                    f" {a['category_id']}, of which the file does not list both"
+                )
+            if len(a["bbox"]) != 4 or not all(map(_is_finite, [*a["bbox"], a["area"]])):
+                raise SicError(
+                    f"{self.path}: an annotation of image {a['image_id']} has the box {a['bbox']}"
+                    f" and the area {a['area']}; [x, y, width, height] and a number are needed"
+                )
+
+    def find(self, path: str) -> Picture:
+        """The entry of a picture, which the file may name by its whole path or its last part.
+
+        Raises:
+            SicError: if there is none.
+        """
+        found = self.pictures.get(path) or self.pictures.get(Path(path).name)
+        if found is None:
+            raise SicError(f"{self.path} does not list the picture {path}; see detect.annotations")
+        return found
+
+    def check_classes(self, known: Iterable[str]) -> None:
+        """Make sure that a detector which knows these classes could find all that is marked.
+
+        Raises:
+            SicError: naming the classes that it does not know.
+        """
+        marked = {a["category_id"] for a in self._annotations}
+        names = {name for name, number in self.categories.items() if number in marked}
+        if unknown := sorted(names - set(known)):
+            raise SicError(
+                f"{self.path} marks {', '.join(unknown)}, which the detector was not trained for;"
+                " its classes are COCO's 80, by name: rename or leave out the others"
+            )
+
+    def accuracy(self, found: Mapping[Picture, Detections]) -> pd.DataFrame:
+        """Average precision over these pictures: of all, by size of object, and by class.
+
+        Args:
+            found: what the detector found in each picture.  Classes that the file does not have
+                are left out; of each class the 100 best boxes a picture count.
+
+        Returns:
+            ``COLUMNS``, with a row for all, one for each of ``SIZES`` (empty where there is no
+            such object) and one for each class that is marked, by its number.  ``objects``
+            counts those that can be found, which crowds are not.
+
+        Raises:
+            SicError: if nothing is marked in any of the pictures.
+        """
+        numbers = {picture.id for picture in found}
+        marked = [a for a in self._annotations if a["image_id"] in numbers]
+        if not any(not a["iscrowd"] for a in marked):
+            raise SicError(f"{self.path} marks no object in the pictures; see detect.annotations")
+        classes = {
+            name: number  # by number, the order that COCOeval gives them
+            for name, number in sorted(self.categories.items(), key=lambda item: item[1])
+            if any(a["category_id"] == number and not a["iscrowd"] for a in marked)
+        }
+        truth = self._dataset(
+            {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"]}
+            | {"area": a["area"], "iscrowd": int(a["iscrowd"])}
+            for a in marked
+        )
+        guess = self._dataset(
+            {"image_id": picture.id, "category_id": classes[name], "score": float(score)}
+            | {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
+            for picture, one in found.items()
+            for (x0, y0, x1, y1), score, name in zip(
+                one.boxes.tolist(), one.scores, one.classes, strict=True
+            )
+            if name in classes
+        )
+        precision = _precision(truth, guess, sorted(numbers), list(classes.values()))
+        return pd.DataFrame(_rows(truth, precision, classes), columns=COLUMNS)
+
+    def _dataset(self, annotations: Iterable[dict[str, Any]]) -> COCO:
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": picture.id} for picture in self.pictures.values()],
+            "categories": [{"id": number} for number in self.categories.values()],
+            # Numbered anew from 1: COCOeval takes an object with the number 0 for none.
+            "annotations": [a | {"id": i} for i, a in enumerate(annotations, start=1)],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+        return coco
+
+
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise SicError(f"cannot read {path}: {error.strerror}; see detect.annotations") from None
+    except ValueError:
+        raise SicError(f"{path} is not JSON; see detect.annotations") from None
+    for section, keys in _NEEDED.items():
+        entries = content.get(section) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            raise SicError(f"{path} is not a COCO-style file: it has no list of {section}")
+        for key, kind in keys.items():
+            if not all(isinstance(entry.get(key), kind) for entry in entries):
+                raise SicError(f"{path} is not a COCO-style file of boxes: {section} without {key}")
+    for section, key in _UNIQUE:
+        values = [entry[key] for entry in content[section]]
+        if len(set(values)) < len(values):
+            raise SicError(f"{path} lists two {section} with one {key}")
+    return content
+
+
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number)
+
+
+def _precision(
+    truth: COCO, guess: COCO, pictures: list[int], classes: list[int]
+) -> NDArray[np.float64]:
+    """COCOeval's table of precisions; −1 where nothing is marked.
+
+    Returns:
+        (10 IoU, 101 recalls, classes, 1 + sizes), with the 100 best boxes a picture and class.
+    """
+    evaluation = COCOeval(truth, guess, "bbox")
+    evaluation.params.imgIds = pictures
+    evaluation.params.catIds = classes
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    table: NDArray[np.float64] = evaluation.eval["precision"][..., -1]
+    return table
+
+
+def _rows(
+    truth: COCO, precision: NDArray[np.float64], classes: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    objects = pd.DataFrame(
+        [a for a in truth.dataset["annotations"] if not a["iscrowd"]],
+        columns=["category_id", "area"],
+    )
+    rows = [_row("all", "all", len(objects), precision[..., 0])]
+    for i, name in enumerate(SIZES, start=1):
+        inside = objects.area.between(*AREAS[i])  # both ends count, as in COCOeval
+        rows.append(_row("size", name, int(inside.sum()), precision[..., i]))
+    for i, (name, number) in enumerate(classes.items()):
+        count = int((objects.category_id == number).sum())
+        rows.append(_row("class", name, count, precision[..., i, 0]))
+    return rows
+
+
+def _row(part: str, name: str, objects: int, precision: NDArray[np.float64]) -> dict[str, Any]:
+    def mean(values: NDArray[np.float64]) -> float:
+        known = values[values > -1]
+        return float(known.mean()) if known.size else math.nan
+
+    return {
+        "part": part,
+        "name": name,
+        "objects": objects,
+        "ap": mean(precision),
+        "ap50": mean(precision[0]),
+    }

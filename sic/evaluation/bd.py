@@ -1,0 +1,297 @@
+"""Bjøntegaard deltas: how much rate, or quality, lies between two curves on average.
+
+BD-rate is the mean difference of log rate over the qualities that both curves cover, BD-PSNR the
+mean difference of quality over the log rates that both cover; Akima interpolation through the
+means over the images, by the package `bjontegaard`.
+
+Source: Bjøntegaard, VCEG-M33 (2001); Herglotz et al., Beyond Bjøntegaard (2022), for Akima.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import bjontegaard
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+
+MIN_POINTS = 3  # of a curve; two make a straight line
+MIN_OVERLAP = (
+    0.5  # share of the tested curve that the other must cover for a number to speak for it
+)
+CONFIDENCE = 0.95
+_MIN_SAMPLES = 0.9  # share of the resamplings that must have a number for an interval
+
+LAYERED = ("fusion", "difference", "VVC+M")  # codecs whose second layer is coded on x̂_t
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A mean difference between two curves.
+
+    Args:
+        value: in percent of rate, or in the quality's unit; NaN if there is none.
+        low, high: bounds of the bootstrap interval; NaN if there is none.
+        overlap: share of the tested curve's range that the other curve covers, 0 to 1.
+        note: why there is no number; empty if there is one.
+    """
+
+    value: float
+    low: float
+    high: float
+    overlap: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one codec on several images.
+
+    Args:
+        rate: bits per pixel, (images, points).
+        quality: of the same shape, more is better.
+    """
+
+    rate: Points
+    quality: Points
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, rate: str, quality: str) -> "Curve":
+        """From rows of one codec in the table of :mod:`sic.evaluation.rate_distortion`."""
+        wide = [rows.pivot(index="image", columns="point", values=v) for v in (rate, quality)]
+        return cls(*(table.sort_index().to_numpy(dtype=float) for table in wide))
+
+    def mean(self, weights: NDArray[np.float64]) -> tuple[Points, Points]:
+        """Rate and quality of each point, means over the images, in the order of the rate.
+
+        Args:
+            weights: of the images, sum 1.
+        """
+        rate, quality = weights @ self.rate, weights @ self.quality
+        order = np.argsort(rate)
+        return rate[order], quality[order]
+
+
+def delta(tested: Curve, other: Curve, of: str, resamplings: int, seed: int = 0) -> Delta:
+    """The delta of one curve against another, with an interval over the images.
+
+    Args:
+        tested, other: curves on the same images in the same order.
+        of: `rate` (percent; negative: the tested curve needs less) or `quality` (its unit;
+            positive: the tested curve is better).
+        resamplings: of the images, with replacement, both curves alike.
+        seed: of the resamplings.
+
+    Returns:
+        A number only where the curves can be compared: each has :data:`MIN_POINTS`, for `rate`
+        quality rises with the rate, and the tested curve is covered to :data:`MIN_OVERLAP`.
+    """
+    images = len(tested.rate)
+    even = np.full(images, 1 / images)
+    value, overlap, note = _delta(tested.mean(even), other.mean(even), of)
+    low = high = np.nan
+    if not note and images > 1:
+        drawn = np.random.default_rng(seed).multinomial(images, even, size=resamplings)
+        # Few images have few different resamplings: each is computed once.
+        distinct, counts = np.unique(drawn, axis=0, return_counts=True)
+        means = [(tested.mean(w / images), other.mean(w / images)) for w in distinct]
+        values = np.repeat([_delta(*pair, of)[0] for pair in means], counts)
+        if np.isfinite(values).mean() >= _MIN_SAMPLES:
+            tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+            low, high = (float(v) for v in np.nanquantile(values, tails))
+    return Delta(value, low, high, overlap, note)
+
+
+def margins(tested: Curve, other: Curve, samples: int = 101) -> tuple[Points, Points]:
+    """How much more rate the tested curve needs at each quality that both have.
+
+    Args:
+        tested, other: curves whose means rise, with a quality in common.
+        samples: qualities, evenly spaced.
+
+    Returns:
+        The qualities, and the percent at each; negative: the tested curve needs less.
+    """
+    a, b = (curve.mean(np.full(len(curve.rate), 1 / len(curve.rate))) for curve in (tested, other))
+    quality = np.linspace(max(a[1][0], b[1][0]), min(a[1][-1], b[1][-1]), samples)
+    _, other_log, tested_log = bjontegaard.bd_rate(
+        *b, *a, method="akima", require_matching_points=False, interpolators=True, min_overlap=0
+    )
+    return quality, 100 * (10 ** (tested_log(quality) - other_log(quality)) - 1)
+
+
+def _delta(
+    tested: tuple[Points, Points], other: tuple[Points, Points], of: str
+) -> tuple[float, float, str]:
+    """Value, overlap and note of two mean curves."""
+    axis = 1 if of == "rate" else 0  # what is integrated over: quality, or log rate
+    overlap = _overlap(*(np.log(c[0]) if axis == 0 else c[1] for c in (tested, other)))
+    note = _problem(tested, other, of, overlap)
+    if note:
+        return np.nan, overlap, note
+    function = bjontegaard.bd_rate if of == "rate" else bjontegaard.bd_psnr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on the overlap, which is checked above
+        value = function(*other, *tested, method="akima", require_matching_points=False)
+    return float(value), overlap, ""
+
+
+def _overlap(tested: Points, other: Points) -> float:
+    """Share of the tested range that the other covers."""
+    common = min(tested.max(), other.max()) - max(tested.min(), other.min())
+    return float(max(common, 0.0) / np.ptp(tested)) if np.ptp(tested) else 0.0
+
+
+def _problem(
+    tested: tuple[Points, Points], other: tuple[Points, Points], of: str, overlap: float
+) -> str:
+    if min(len(tested[0]), len(other[0])) < MIN_POINTS:
+        return f"fewer than {MIN_POINTS} points"
+    if any((np.diff(curve[0]) <= 0).any() for curve in (tested, other)):
+        return "two points have one rate"
+    if of == "rate" and any((np.diff(curve[1]) <= 0).any() for curve in (tested, other)):
+        return "quality does not rise with the rate"
+    name = "quality" if of == "rate" else "rate"
+    if overlap == 0:
+        return f"no {name} in common"
+    if overlap < MIN_OVERLAP:
+        return f"only {overlap:.0%} of the {name} in common"
+    return ""
+
+
+# ---- the study's comparisons -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two curves of the study, and which of their bits count.
+
+    Args:
+        tested: name of a curve, as :func:`curves` gives it.
+        other: what it is compared with.
+        bits: `all`, or `additional`: the second layer's alone, of those that have one.
+    """
+
+    tested: str
+    other: str
+    bits: str
+
+
+def curves(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows by curve: a codec, or fusion at one m (`fusion m5`)."""
+    named = table.codec.where(table.m.isna(), table.codec + " m" + table.m.astype("string"))
+    points = table.groupby(named, sort=False).point.nunique()
+    return {str(n): rows for n, rows in table.groupby(named, sort=False) if points[n] > 1}
+
+
+def comparisons(table: pd.DataFrame) -> Iterator[Comparison]:
+    """Which curves are compared: all with VVC; fusion with the DC model, the LIC and VVC+M; the
+    LIC with every classical codec.
+
+    Where a layered codec is compared with one that has no layers, its additional bits are set
+    beside all bits of the other, which then sends the picture anew.
+    """
+    names = list(curves(table))
+    for tested in names:
+        layered = tested.startswith(LAYERED)
+        for other in names:
+            vvc = other == "VVC"
+            rivals = tested.startswith("fusion") and other in ("difference", "LIC", "VVC+M")
+            classical = tested == "LIC" and not other.startswith(LAYERED)
+            if tested != other and (vvc or rivals or classical):
+                yield Comparison(tested, other, "all")
+                if layered:
+                    yield Comparison(tested, other, "additional")
+
+
+def pair(
+    of: Mapping[str, pd.DataFrame], comparison: Comparison, quality: str = "psnr"
+) -> tuple[Curve, Curve]:
+    """The tested curve and the other, over the bits that count.
+
+    Args:
+        of: as :func:`curves` gives them.
+        comparison: names of two of them.
+        quality: column that counts as quality.
+    """
+    tested, other = (
+        Curve.of(
+            of[name],
+            "bpp_additional"
+            if comparison.bits == "additional" and name.startswith(LAYERED)
+            else "bpp",
+            quality,
+        )
+        for name in (comparison.tested, comparison.other)
+    )
+    return tested, other
+
+
+def compare(table: pd.DataFrame, resamplings: int, quality: str = "psnr") -> pd.DataFrame:
+    """The study's comparisons.
+
+    Args:
+        table: as :func:`sic.evaluation.rate_distortion.evaluate` returns it.
+        resamplings: behind each interval.
+        quality: column that counts as quality.
+
+    Returns:
+        A row a comparison: `tested`, `other`, `bits`, `images`; of `bd_rate` (percent) and
+        `bd_psnr` (dB) the value, `_low`, `_high`, `_overlap` and `_note`.
+    """
+    of = curves(table)
+    rows: list[Mapping[str, Any]] = []
+    for comparison in comparisons(table):
+        tested, other = pair(of, comparison, quality)
+        row: dict[str, Any] = {**asdict(comparison), "images": len(tested.rate)}
+        for name, kind in (("bd_rate", "rate"), ("bd_psnr", "quality")):
+            found = delta(tested, other, kind, resamplings)
+            row |= {
+                name if f.name == "value" else f"{name}_{f.name}": getattr(found, f.name)
+                for f in fields(found)
+            }
+        rows.append(row)
+    return pd.DataFrame(rows, columns=_columns())
+
+
+def _columns() -> list[str]:
+    """Those of :func:`compare`, which a table without any comparison has too."""
+    ends = ["" if f.name == "value" else f"_{f.name}" for f in fields(Delta)]
+    numbers = [name + end for name in ("bd_rate", "bd_psnr") for end in ends]
+    return [*(f.name for f in fields(Comparison)), "images", *numbers]
+
+
+def readable(compared: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`compare` for a reader: each number with its interval, or why it is none.
+
+    Returns:
+        `tested`, `other`, `bits`, `BD-rate (%)` and `BD-PSNR (dB)`, in words.
+    """
+    shown = compared[["tested", "other", "bits"]].replace("difference", "DC")
+    for name, title, digits in (("bd_rate", "BD-rate (%)", 1), ("bd_psnr", "BD-PSNR (dB)", 2)):
+        shown[title] = [
+            note or f"{value:+.{digits}f}{_interval(low, high, digits)}"
+            for value, low, high, note in zip(
+                *(compared[f"{name}{end}"] for end in ("", "_low", "_high", "_note")), strict=True
+            )
+        ]
+    return shown
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    return f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else ""
+
+
+def metrics(compared: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """The numbers of :func:`compare` for `dvc metrics`: tested curve → other → number."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in compared.to_dict("records"):
+        numbers = {k: round(row[k], 3) for k in ("bd_rate", "bd_psnr") if np.isfinite(row[k])}
+        if numbers:
+            key = f"{row['other']}, {row['bits']} bits"
+            found.setdefault(str(row["tested"]), {})[key] = numbers
+    return found

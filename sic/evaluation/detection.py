@@ -1,0 +1,312 @@
+"""The `detect` stage: what a detector still finds in the pictures that the codecs decode.
+
+annotated picture ── codec ── decoded picture ── detector ── boxes ── COCOeval ── accuracy
+                       └── bits
+"""
+
+import functools
+import hashlib
+import io
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from sic import images
+from sic.anchors import cached
+from sic.anchors.classical import Anchor
+from sic.codec import weights
+from sic.data import sets
+from sic.errors import SicError
+from sic.evaluation import detectors, rate_distortion
+from sic.evaluation.accuracy import SIZES, Picture, Truth
+from sic.evaluation.detectors import Detections
+from sic.files import sha256
+from sic.images import Pixels
+from sic.params import Params
+from sic.stream import scalable
+from sic.stream.scalable import ScalableCodec
+from sic.work import WORK, Worker, complete, fingerprint
+
+NONE = "none"  # the detector of a study that has no weights of one
+ORIGINAL = "original"  # the codec of the pictures as they are
+#: The classical codecs that machines are shown: the paper's, and the one that most cameras write.
+ANCHORS = ("VVC", "JPEG")
+
+# The modules on which decoded pictures and boxes depend.
+_CODE = """
+    detect detectors bitstream stripes container latent entropy difference scalable tcm density
+    layers attention convolutions bounds weights images anchors classical ffmpeg planes vtm
+""".split()  # noqa: SIM905 - a table, not a column
+
+_POINT = ["codec", "point", "lmbda", "m"]
+#: The columns of results/detection.csv: a row a codec and rate point.  ``bpp`` is the mean over
+#: the pictures, empty for originals; ``ap`` is mAP50-95 and ``ap50`` mAP50, of all objects and of
+#: COCO's sizes; ``setup`` is the program and set-up of a classical codec.
+COLUMNS = [
+    *_POINT,
+    "images",
+    "bpp",
+    "ap",
+    "ap50",
+    *(f"{kind}_{size}" for size in SIZES for kind in ("ap", "ap50")),
+    "setup",
+]
+#: The columns of results/detection_classes.csv: a row a codec, rate point and class.
+CLASS_COLUMNS = [*_POINT, "bpp", "class", "objects", "ap", "ap50"]
+
+#: A picture in; what a reader gets and the bits per pixel it took out.
+Coder = Callable[[Pixels], tuple[Pixels, float]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where decoded pictures come from: a codec at a rate point.
+
+    Args:
+        codec, point, lmbda, m: as in the table of :mod:`sic.evaluation.rate_distortion`.
+        version: what the pictures depend on besides, such as weights.
+        open: makes the coder ready.
+        setup: of a classical codec.
+    """
+
+    codec: str
+    point: str
+    lmbda: float | None
+    m: int | None
+    version: str
+    open: Callable[[], Coder]
+    setup: str = ""
+
+
+def run(
+    study: Params,
+    detector_device: torch.device,
+    codec_device: torch.device,
+    artifacts: Path = Path("artifacts"),
+    root: Path = sets.DATA,
+    work: Path = WORK,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Detection accuracy on the originals and on every codec's pictures.
+
+    What was found for a codec waits in ``work/detect-…/``: a stopped run goes on there, and after
+    a change only the codecs that changed are looked at again.
+
+    Args:
+        study: ``detect`` says which detector looks at which pictures.
+        detector_device: where the detector runs.
+        codec_device: where the codecs' transforms run.
+        artifacts: folder of the trained codecs.
+        root: of the study's data.
+        work: folder of unfinished work.
+
+    Returns:
+        ``COLUMNS`` and ``CLASS_COLUMNS``; no rows where ``detect.detector`` is ``none``.
+
+    Raises:
+        SicError: no annotations or weights or wrong ones, a missing checkpoint or picture.
+    """
+    if study.detect.detector == NONE:
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=CLASS_COLUMNS)
+    truth, files = annotated(study, root)
+    truth.check_classes(detectors.class_names())
+    checkpoint = detectors.weights(study.detect, work / "weights")
+    origin = study.detect.model_dump(include={"detector", "score_threshold"}) | {
+        "weights": sha256(checkpoint),
+        "devices": [detector_device.type, codec_device.type],
+        "pictures": [(picture.file_name, sha256(path)) for picture, path in files.items()],
+    }
+    folder = (
+        work
+        / f"detect-{fingerprint(origin, map(import_module, (f'sic.{name}' for name in _CODE)))}"
+    )
+    every = {_name(source): source for source in sources(study, artifacts, codec_device, work)}
+    load_detector = functools.cache(
+        lambda: detectors.load(study.detect, checkpoint, detector_device)
+    )
+
+    def make(name: str) -> bytes:
+        return _look(every[name].open(), load_detector(), files, name)
+
+    results = {name: folder / f"{name}.npz" for name in every}
+    complete(results, make, Worker(), "codec")
+    points = [_accuracy(every[name], truth, results[name], list(files)) for name in every]
+    overall = [point for point, _ in points]
+    classes = [row for _, rows in points for row in rows]
+    return (
+        pd.DataFrame(overall, columns=COLUMNS).astype({"m": "Int64"}),
+        pd.DataFrame(classes, columns=CLASS_COLUMNS).astype({"m": "Int64"}),
+    )
+
+
+# ---- which pictures --------------------------------------------------------------------------
+
+
+def annotated(study: Params, root: Path = sets.DATA) -> tuple[Truth, dict[Picture, Path]]:
+    """The annotations, and the pictures that the settings take from them.
+
+    Raises:
+        SicError: no annotations, wrong ones, or a picture that is not there.
+    """
+    settings = study.detect
+    truth = Truth(_annotation_file(study, root))
+    if settings.root is None:
+        records = sets.load_index(root / sets.INDEX)["test"]
+        files = {truth.find(r.path): sets.image_path(r, study.data, root) for r in records}
+    else:
+        files = {p: Path(settings.root) / p.file_name for p in truth.pictures.values()}
+    if settings.images != "all":
+        if settings.images > len(files):
+            raise SicError(
+                f"detect.images: {settings.images} wanted, {len(files)} are at hand; say all"
+            )
+        order = np.random.default_rng(study.seed).permutation(len(files))
+        drawn = set(order[: settings.images].tolist())
+        files = {p: path for i, (p, path) in enumerate(files.items()) if i in drawn}
+    for path in files.values():
+        if not path.is_file():
+            raise SicError(f"{truth.path} lists {path}, which is not there; see detect.root")
+    return truth, files
+
+
+def _annotation_file(study: Params, root: Path) -> Path:
+    settings = study.detect
+    if settings.annotations != sets.OWN_ANNOTATIONS:
+        return Path(settings.annotations)
+    if settings.root is not None:
+        raise SicError(f"detect.annotations: name the COCO-style file of boxes of {settings.root}")
+    if study.data.source != "coco":
+        raise SicError(
+            "detect.root: the test photos have no annotations; name a folder of annotated"
+            " pictures, and their file in detect.annotations"
+        )
+    own = study.data.model_copy(update={"annotations": sets.OWN_ANNOTATIONS})
+    # Of COCO's two files the last: test pictures are of val2017.
+    return sets.annotation_files(own, "instances", root)[-1]
+
+
+# ---- which codecs ----------------------------------------------------------------------------
+
+
+def sources(
+    study: Params, artifacts: Path, device: torch.device, work: Path = WORK
+) -> Iterator[Source]:
+    """Originals, the trained codecs and two anchors, each at its rate points.
+
+    Of the base it is the picture for machines, x̂_t, of the others that for people.
+    """
+    yield Source(ORIGINAL, "", None, None, "", lambda: lambda image: (image, math.nan))
+    for item in rate_distortion.trained(study, artifacts):
+        used = [path for path in (item.base, item.enhancement) if path]
+        version = " ".join(weights.metadata(path)["fingerprint"] for path in used)
+        coder = functools.partial(_scalable, item.base, item.enhancement, device)
+        yield Source(item.codec, item.point, item.lmbda, item.m, version, coder)
+    for anchor, values in cached.find(study.evaluate):
+        s = anchor.setup
+        if s.codec in ANCHORS:
+            setup = f"{s.version}, {s.preset}, {s.chroma} {s.bit_depth} bit"
+            for value in values:
+                coder = functools.partial(_classical, anchor, value, work / cached.CACHE.name)
+                version = cached.recipe(s)
+                yield Source(s.codec, f"{value:g}", None, None, version, coder, setup)
+
+
+def left_out(study: Params, table: pd.DataFrame) -> list[str]:
+    """A sentence on each of ``ANCHORS`` that params.yaml asks for and the table does not have."""
+    sentences = cached.left_out(study.evaluate, table.codec)
+    return [s for s in sentences if s.startswith(tuple(f"{codec} is" for codec in ANCHORS))]
+
+
+def _scalable(base: Path, enhancement: Path | None, device: torch.device) -> Coder:
+    codec = ScalableCodec.load(base, enhancement, device)
+    layer: scalable.Reader = "human" if enhancement else "machine"
+
+    def code(image: Pixels) -> tuple[Pixels, float]:
+        stream = codec.encode(image)
+        return codec.decode(stream, layer), 8 * len(stream) / (image.shape[0] * image.shape[1])
+
+    return code
+
+
+def _classical(anchor: Anchor, value: float, cache: Path) -> Coder:
+    def code(image: Pixels) -> tuple[Pixels, float]:
+        coded = cached.code(anchor, value, image, cache)
+        return coded.x_hat, coded.bpp
+
+    return code
+
+
+def _name(source: Source) -> str:
+    version = hashlib.sha256(source.version.encode()).hexdigest()[:12]
+    return f"{source.codec}-{_label(source.m, source.point)}-{version}".replace(" ", "_")
+
+
+# ---- what is found ---------------------------------------------------------------------------
+
+
+def _look(
+    coder: Coder, detector: detectors.Detector, files: Mapping[Picture, Path], name: str
+) -> bytes:
+    """Code every picture and look for objects in what comes out, as one file's content."""
+    bpp: list[float] = []
+    found: list[Detections] = []
+    for picture, path in tqdm(files.items(), desc=name, unit="picture", leave=False):
+        image = images.read(path)
+        if image.shape[:2] != (picture.height, picture.width):
+            raise SicError(
+                f"{path} is {image.shape[1]}×{image.shape[0]}, but"
+                f" {picture.width}×{picture.height} in the annotations"
+            )
+        decoded, rate = coder(image)
+        bpp.append(rate)
+        found.append(detector(decoded))
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        bpp=np.array(bpp),
+        counts=np.array([len(one.scores) for one in found]),
+        boxes=np.concatenate([one.boxes for one in found]),
+        scores=np.concatenate([one.scores for one in found]),
+        classes=np.array([name for one in found for name in one.classes], dtype=np.str_),
+    )
+    return content.getvalue()
+
+
+def _accuracy(
+    source: Source, truth: Truth, result: Path, pictures: list[Picture]
+) -> tuple[dict[str, Any], list[dict[Hashable, Any]]]:
+    """A codec's row of the table, and its rows of the table of classes."""
+    with np.load(result) as stored:
+        ends = np.cumsum(stored["counts"])[:-1]
+        parts = (np.split(stored[key], ends) for key in ("boxes", "scores", "classes"))
+        found = [Detections(b, s, c.tolist()) for b, s, c in zip(*parts, strict=True)]
+        bpp = float(stored["bpp"].mean())
+    rows = truth.accuracy(dict(zip(pictures, found, strict=True)))
+    point = {key: getattr(source, key) for key in _POINT} | {"bpp": bpp}
+    whole = point | {"images": len(pictures), "setup": source.setup}
+    for row in rows[rows.part != "class"].itertuples():
+        suffix = "" if row.part == "all" else f"_{row.name}"
+        whole |= {f"ap{suffix}": row.ap, f"ap50{suffix}": row.ap50}
+    classes = rows[rows.part == "class"].rename(columns={"name": "class"})
+    return whole, classes.assign(**point).to_dict("records")
+
+
+def metrics(table: pd.DataFrame) -> dict[str, Any]:
+    """The table as a nested dictionary, for `dvc metrics`: codec → point → number."""
+    found: dict[str, Any] = {}
+    for row in table.to_dict("records"):
+        numbers = {key: round(row[key], 4) for key in ("bpp", "ap", "ap50") if pd.notna(row[key])}
+        found.setdefault(str(row["codec"]), {})[_label(row["m"], row["point"])] = numbers
+    return found
+
+
+def _label(m: int | None, point: str) -> str:
+    """A rate point in one word, as in results/metrics.json."""
+    return "-".join(part for part in (f"m{m}" if pd.notna(m) else "", point) if part) or "all"

@@ -1,0 +1,131 @@
+"""How far a decoded picture is from its original, on 8-bit pixels as a viewer gets them."""
+
+import math
+import pickle
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_msssim import ms_ssim
+
+from sic import images
+from sic.anchors import planes
+from sic.errors import SicError
+from sic.images import Pixels
+
+#: The measures of :class:`Metrics` in the order of its answer, with unit: PSNR over the three
+#: channels of RGB, PSNR of luma (BT.709), MS-SSIM as −10 log₁₀(1 − value), LPIPS (less is better).
+MEASURES = {"psnr": "dB", "psnr_y": "dB", "ms_ssim": "dB", "lpips": ""}
+
+#: Below this MS-SSIM's five scales, each half the last, leave less than its window of 11 pixels.
+MS_SSIM_SIDE = 161
+
+_ALEXNET_SLICES = ((0,), (3,), (6,), (8,), (10,))  # torchvision's layers in LPIPS's five slices
+
+
+class Metrics:
+    """All measures of a decoded picture.
+
+    Args:
+        lpips: file with AlexNet's weights for ImageNet, as torchvision publishes them; without
+            it LPIPS stays empty.
+
+    Raises:
+        SicError: if the file does not hold those weights.
+    """
+
+    def __init__(self, lpips: Path | None = None) -> None:
+        self.lpips = load_lpips(lpips) if lpips else None
+
+    def __call__(self, image: Pixels, decoded: Pixels) -> dict[str, float]:
+        """Measure.
+
+        Args:
+            image, decoded: uint8 (H, W, 3) RGB of one shape.
+
+        Returns:
+            The :data:`MEASURES`; NaN where one is not defined (MS-SSIM of small pictures) or not
+            at hand (LPIPS).
+
+        Raises:
+            ValueError: if the pictures differ in shape or are not uint8.
+        """
+        return {
+            "psnr": images.psnr(image, decoded),
+            "psnr_y": psnr_y(image, decoded),
+            "ms_ssim": ms_ssim_db(image, decoded),
+            "lpips": self.lpips(image, decoded) if self.lpips else math.nan,
+        }
+
+
+def psnr_y(a: Pixels, b: Pixels) -> float:
+    """PSNR in dB of the luma of two uint8 (H, W, 3) RGB pictures, 8 bits, inf if equal."""
+    return images.psnr(planes.luma(a), planes.luma(b))
+
+
+def ms_ssim_db(a: Pixels, b: Pixels) -> float:
+    """MS-SSIM of two uint8 (H, W, 3) RGB pictures, mean over the channels, as −10 log₁₀(1 − v).
+
+    Returns:
+        dB; inf if the pictures are equal, NaN if a side is shorter than :data:`MS_SSIM_SIDE`.
+
+    Source: Wang, Simoncelli and Bovik, Multi-scale structural similarity (2003).
+    """
+    if min(a.shape[:2]) < MS_SSIM_SIDE:
+        return math.nan
+    if np.array_equal(a, b):
+        return math.inf
+    value = ms_ssim(images.to_tensor(a), images.to_tensor(b), data_range=1.0).item()
+    return -10 * math.log10(1 - value)
+
+
+def load_lpips(weights: Path) -> Callable[[Pixels, Pixels], float]:
+    """LPIPS v0.1 on AlexNet: two uint8 (H, W, 3) pictures in, a distance out, 0 if equal.
+
+    Args:
+        weights: AlexNet's state dict as torchvision publishes it (`alexnet-owt-*.pth`).
+
+    Raises:
+        SicError: if the file is not that.
+
+    Source: Zhang et al., The unreasonable effectiveness of deep features (arXiv 1801.03924); its
+    calibration comes with the package `lpips`.
+    """
+    from lpips import LPIPS  # takes a second, and few need it
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls torchvision in an older way
+        model = LPIPS(net="alex", pnet_rand=True, verbose=False)
+    state = _read_weights(weights)
+    for number, layers in enumerate(_ALEXNET_SLICES, start=1):
+        for layer in layers:
+            target = getattr(model.net, f"slice{number}").get_submodule(str(layer))
+            for name in ("weight", "bias"):
+                key, parameter = f"features.{layer}.{name}", getattr(target, name)
+                if key not in state or state[key].shape != parameter.shape:
+                    raise SicError(
+                        f"evaluate.lpips: {weights} does not hold torchvision's AlexNet ({key})"
+                    )
+                parameter.data.copy_(state[key])
+    return partial(_lpips, model.eval())
+
+
+@torch.inference_mode()
+def _lpips(model: torch.nn.Module, a: Pixels, b: Pixels) -> float:
+    x, x_hat = (2 * images.to_tensor(picture) - 1 for picture in (a, b))
+    return float(model(x, x_hat))
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SicError(f"evaluate.lpips: cannot read {path}: {error.strerror}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        raise SicError(f"evaluate.lpips: {path} is not a checkpoint of tensors") from None
+    if not isinstance(state, dict):
+        raise SicError(f"evaluate.lpips: {path} does not hold torchvision's AlexNet")
+    return state

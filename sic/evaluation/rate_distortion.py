@@ -1,0 +1,326 @@
+"""Rate and distortion of every codec on the test images: one tidy table, a row an image and codec.
+
+Rates are lengths of real streams; the entropy model's estimate stands beside them as a check.
+Distortion is measured on 8-bit pixels, padding cropped away.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from sic import images
+from sic.anchors import cached, vvc_m
+from sic.anchors.classical import Anchor
+from sic.codec import complexity
+from sic.errors import SicError
+from sic.evaluation.metrics import MEASURES, Metrics
+from sic.images import Pixels
+from sic.params import Params
+from sic.stream.scalable import Reader, ScalableCodec
+
+#: What identifies a point.  ``version`` … ``colour`` are as in
+#: :class:`sic.anchors.classical.Setup`; the
+#: version of a codec of the study is the fingerprint of its weights.  ``lmbda`` and ``m`` are empty
+#: where there is none.
+POINT = [
+    *("codec", "version", "preset", "chroma", "bit_depth", "colour"),
+    *("point", "lmbda", "m"),
+]
+#: Bits a pixel: ``bpp`` = ``bpp_base`` + ``bpp_additional``; ``bpp_estimated`` from likelihoods.
+RATES = ["bpp_base", "bpp_additional", "bpp", "bpp_estimated"]
+#: The columns of the table.  :data:`sic.evaluation.metrics.MEASURES` are of the picture for people,
+#: ``psnr_machine`` is of x̂_t.
+COLUMNS = ["image", *POINT, *RATES, "psnr_machine", *MEASURES]
+#: Further columns, which differ between two runs: see :func:`costs`.
+COSTS = [
+    *("parameters", "kmac_encode", "kmac_decode"),
+    *("encode_seconds", "decode_seconds", "peak_megabytes"),
+]
+
+_RGB = {"chroma": "4:4:4", "bit_depth": 8, "colour": "RGB"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained codec of the study: where its weights lie and which point it is.
+
+    Args:
+        codec: SA-ICM, LIC, fusion or difference.
+        point: rate point of params.yaml, `base` for SA-ICM.
+        lmbda: λ it was trained with.
+        base: checkpoint of the layer that decodes alone.
+        enhancement: checkpoint of the second layer, if any.
+        m: slices of the additional codec.
+    """
+
+    codec: str
+    point: str
+    lmbda: float
+    base: Path
+    enhancement: Path | None = None
+    m: int | None = None
+
+
+def trained(params: Params, artifacts: Path = Path("artifacts")) -> Iterator[Trained]:
+    """The codecs that params.yaml asks for, never what happens to lie in the folder."""
+    base = artifacts / "sa_icm/codec.safetensors"
+    yield Trained("SA-ICM", "base", params.sa_icm.lmbda, base)
+    for point in params.lic.quality:
+        lmbda = params.quality[point].lmbda
+        yield Trained("LIC", point, lmbda, artifacts / f"lic/{point}/codec.safetensors")
+    for m, point in params.fusion.items:
+        weights = artifacts / f"fusion/m{m}-{point}/codec.safetensors"
+        yield Trained("fusion", point, params.quality[point].lmbda, base, weights, m)
+    for point in params.difference.quality:
+        weights = artifacts / f"difference/{point}/codec.safetensors"
+        yield Trained("difference", point, params.quality[point].lmbda, base, weights)
+
+
+def evaluate(
+    pictures: Mapping[str, Pixels],
+    params: Params,
+    device: str = "cpu",
+    cache: Path = cached.CACHE,
+) -> pd.DataFrame:
+    """Every codec on every picture.
+
+    Args:
+        pictures: uint8 (H, W, 3) by name.
+        params: which codecs there are, and the anchors' settings.
+        device: where the transforms run.
+        cache: folder of the anchors' streams that were coded earlier.
+
+    Returns:
+        :data:`COLUMNS` and :data:`COSTS`.  A classical codec that this machine lacks has no rows
+        (:func:`sic.anchors.cached.left_out`).
+
+    Raises:
+        SicError: if there are no pictures, a checkpoint is missing, or a codec fails.
+    """
+    if not pictures:
+        raise SicError("there are no test images; set data.test in params.yaml")
+    metrics = Metrics(Path(params.evaluate.lpips) if params.evaluate.lpips else None)
+    rows = list(_of_the_study(pictures, params, metrics, device))
+    rows += [_mean_colour(name, image, metrics) for name, image in pictures.items()]
+    rows += _of_anchors(pictures, params, metrics, cache)
+    rows += _of_vvc_m(pictures, params, metrics, device, cache)
+    return pd.DataFrame(rows, columns=[*COLUMNS, *COSTS]).astype(
+        {"m": "Int64", "bit_depth": "Int64"}
+    )
+
+
+# ---- the study's codecs ----------------------------------------------------------------------
+
+
+def _of_the_study(
+    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str
+) -> Iterator[dict[str, Any]]:
+    codecs = list(trained(params))
+    with tqdm(total=len(codecs) * len(pictures), desc="our codecs", unit="stream") as bar:
+        for item in codecs:
+            codec = ScalableCodec.load(item.base, item.enhancement, device)
+            about = {
+                "codec": item.codec,
+                "version": f"weights {'+'.join(part.weights.hex() for part in _parts(codec))}",
+                **_RGB,
+                **{"point": item.point, "lmbda": item.lmbda, "m": item.m},
+                **operations(codec),
+            }
+            for name, image in pictures.items():
+                yield {"image": name, **about, **code(codec, image, metrics, device)}
+                bar.update()
+
+
+def code(
+    codec: ScalableCodec, image: Pixels, metrics: Metrics, device: str = "cpu"
+) -> dict[str, float]:
+    """Write and read one picture's stream.
+
+    Args:
+        codec: of the study, its transforms on ``device``.
+        image: uint8 (H, W, 3) RGB.
+        metrics: to measure with.
+        device: whose memory is measured.
+
+    Returns:
+        Rates, measures, times and memory.  Reading is to the picture for people.
+
+    Raises:
+        SicError: if the stream does not decode to what its writer had.
+    """
+    with complexity.measure(device) as writing:
+        encoding = codec.encode_layers(image)
+    layers = [encoding.base, *([encoding.enhancement] if encoding.enhancement else [])]
+    with complexity.measure(device) as reading:
+        x_hat = codec.decode(encoding.stream, "human" if encoding.enhancement else "machine")
+    x_hat_t = codec.decode(encoding.base.stream, "machine") if encoding.enhancement else x_hat
+    pixels = image.shape[0] * image.shape[1]
+    bpp = [8 * len(layer.stream) / pixels for layer in layers]
+    return {
+        "bpp_base": bpp[0],
+        "bpp_additional": sum(bpp[1:]),
+        "bpp": sum(bpp),
+        "bpp_estimated": sum(layer.estimated.total for layer in layers) / pixels,
+        "psnr_machine": images.psnr(image, x_hat_t),
+        **metrics(image, x_hat),
+        "encode_seconds": writing.seconds,
+        "decode_seconds": reading.seconds,
+        "peak_megabytes": max(writing.peak_bytes, reading.peak_bytes) / 1e6,
+    }
+
+
+def _parts(codec: ScalableCodec) -> list[Any]:
+    return [part for part in (codec.base, codec.enhancement) if part is not None]
+
+
+def operations(codec: ScalableCodec) -> dict[str, float]:
+    """Parameters of all layers, and multiply-accumulates while a small picture goes through.
+
+    Args:
+        codec: of the study; its parameters are frozen.
+
+    Returns:
+        `parameters`, and thousands a pixel to write (`kmac_encode`) and to read (`kmac_decode`).
+    """
+    for part in _parts(codec):
+        # PyTorch's counter asks autograd about each parameter, and autograd is off while coding.
+        part.codec.requires_grad_(False)
+    dark = np.zeros((images.MULTIPLE, images.MULTIPLE, 3), np.uint8)
+    encoding = codec.encode_layers(dark)
+    layer: Reader = "human" if encoding.enhancement else "machine"
+    return {
+        "parameters": sum(complexity.parameters(part.codec) for part in _parts(codec)),
+        "kmac_encode": complexity.measured_kmac_per_pixel(
+            lambda: codec.encode_layers(dark), dark[..., 0].size
+        ),
+        "kmac_decode": complexity.measured_kmac_per_pixel(
+            lambda: codec.decode(encoding.stream, layer), dark[..., 0].size
+        ),
+    }
+
+
+# ---- what they are compared with -------------------------------------------------------------
+
+
+def _mean_colour(name: str, image: Pixels, metrics: Metrics) -> dict[str, Any]:
+    """Sending nothing but the picture's mean colour: what every codec must beat."""
+    flat = np.empty_like(image)
+    flat[:] = image.mean(axis=(0, 1)).round()
+    bpp = 24 / (image.shape[0] * image.shape[1])
+    about = {"image": name, "codec": "mean colour", **_RGB, "point": ""}
+    return {**about, **_one_layer(bpp), **metrics(image, flat)}
+
+
+def _of_anchors(
+    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, cache: Path
+) -> list[dict[str, Any]]:
+    jobs = [
+        (anchor, setting, name)
+        for anchor, settings in cached.find(params.evaluate)
+        for name in pictures
+        for setting in settings
+    ]
+
+    def row(job: tuple[Anchor, float, str]) -> dict[str, Any]:
+        anchor, setting, name = job
+        coded = cached.code(anchor, setting, pictures[name], cache)
+        about = {"image": name, **asdict(anchor.setup), "point": f"{anchor.knob} {setting}"}
+        measured = {**_one_layer(coded.bpp), **metrics(pictures[name], coded.x_hat)}
+        times = {"encode_seconds": coded.encode_seconds, "decode_seconds": coded.decode_seconds}
+        return {**about, **measured, **times}
+
+    return _at_once(row, jobs, "classical codecs")
+
+
+def _of_vvc_m(
+    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str, cache: Path
+) -> list[dict[str, Any]]:
+    codec = vvc_m.find(params.evaluate.vvc_m.preset) if params.evaluate.vvc_m.qp else None
+    if codec is None:
+        return []
+    base = ScalableCodec.load(next(trained(params)).base, device=device)
+
+    def jobs() -> Iterator[tuple[str, float, Pixels, int]]:
+        for name, image in pictures.items():
+            stream = base.encode(image)
+            bpp = 8 * len(stream) / (image.shape[0] * image.shape[1])
+            x_hat_t = base.decode(stream, "machine")
+            for qp in params.evaluate.vvc_m.qp:
+                yield name, bpp, x_hat_t, qp
+
+    def row(job: tuple[str, float, Pixels, int]) -> dict[str, Any]:
+        name, bpp_base, x_hat_t, qp = job
+        image = pictures[name]
+        coded = vvc_m.code(codec, qp, image, x_hat_t, cache)
+        about = {"image": name, **asdict(codec.setup), "point": f"QP {qp}"}
+        # No times: most of them goes into the first picture, which only stands for x̂_t.
+        return {
+            **about,
+            "bpp_base": bpp_base,
+            "bpp_additional": coded.bpp,
+            "bpp": bpp_base + coded.bpp,
+            "psnr_machine": images.psnr(image, x_hat_t),
+            **metrics(image, coded.x_hat),
+        }
+
+    return _at_once(row, jobs(), "VVC+M")
+
+
+def _one_layer(bpp: float) -> dict[str, float]:
+    return {"bpp_base": bpp, "bpp_additional": 0.0, "bpp": bpp}
+
+
+def _at_once(
+    row: Callable[[Any], dict[str, Any]], jobs: Iterable[Any], what: str
+) -> list[dict[str, Any]]:
+    """Rows of jobs that other programs do, one on each core; in the order of the jobs."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(tqdm(pool.map(row, jobs), desc=what, unit="stream"))
+
+
+# ---- summaries -------------------------------------------------------------------------------
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The table from its file, results/rd.csv: :data:`COLUMNS`, and all names as they were."""
+    kinds: dict[str, Any] = dict.fromkeys(("image", *POINT), str)
+    kinds |= {"lmbda": float, "m": "Int64", "bit_depth": "Int64"}
+    # A photo may be called 000000001296, or NA: no number, and not missing.
+    return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
+
+
+def means(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over the images of each codec's points, in the order of the table."""
+    numbers = [c for c in COLUMNS if c not in ("image", *POINT)]
+    return table.groupby(POINT, sort=False, dropna=False)[numbers].mean().reset_index()
+
+
+def costs(table: pd.DataFrame) -> pd.DataFrame:
+    """What each point costs: a row a codec and point, means over the images.
+
+    Returns:
+        `codec`, `point`, `m` and :data:`COSTS`: parameters of all layers; thousands of
+        multiply-accumulates a pixel, writing and reading; seconds a picture, of a classical codec
+        on one thread; the most megabytes held at once.  Empty where not measured.
+    """
+    keys = ["codec", "point", "m"]
+    return table.groupby(keys, sort=False, dropna=False)[COSTS].mean().reset_index()
+
+
+def metrics(table: pd.DataFrame) -> dict[str, Any]:
+    """The means as a nested dictionary, for `dvc metrics`: codec → point → number."""
+    found: dict[str, Any] = {}
+    wanted = ("bpp_base", "bpp_additional", "bpp", "psnr_machine", *MEASURES)
+    for row in means(table).to_dict("records"):
+        parts = (f"m{row['m']}" if pd.notna(row["m"]) else "", row["point"])
+        point = "-".join(part for part in parts if part and pd.notna(part))
+        numbers = {key: round(row[key], 4) for key in wanted if pd.notna(row[key])}
+        found.setdefault(str(row["codec"]), {})[point or "all"] = numbers
+    return found

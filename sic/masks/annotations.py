@@ -1,0 +1,124 @@
+"""People's outlines as segments: COCO's polygons and run lengths, and its panoptic maps."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sic import images
+from sic.errors import SicError
+from sic.files import sha256
+from sic.masks.records import Record, encode, record, run_lengths
+
+Outlines = Literal["instances", "panoptic"]
+
+
+class Annotations:
+    """The outlines in COCO-style files, by picture.
+
+    ``instances``: objects as polygons or run lengths, crowds included.  ``panoptic``: every object
+    and every stretch of background, from PNG maps in the folder beside the file that has its name
+    (``panoptic_val2017.json`` and ``panoptic_val2017/``).  People's outlines carry no confidence:
+    both scores are 1.
+    """
+
+    def __init__(self, paths: Sequence[Path], outlines: Outlines) -> None:
+        """Read the files.
+
+        Raises:
+            SicError: a missing or damaged file, or outlines of the other kind.
+        """
+        self.outlines = outlines
+        self.images: dict[str, tuple[Path, Mapping[str, Any]]] = {}
+        self.of_image: dict[tuple[Path, int], list[Any]] = {}
+        for path in paths:
+            self._read(Path(path))
+
+    def _read(self, path: Path) -> None:
+        try:
+            content = json.loads(path.read_text())
+            for image in content["images"]:
+                name = image["file_name"]
+                if name in self.images:
+                    raise SicError(
+                        f"{path} lists the image {name}, as {self.images[name][0]} does; "
+                        "name each by its path below data.root"
+                    )
+                self.images[name] = (path, image)
+            for annotation in content["annotations"]:
+                if ("segments_info" in annotation) != (self.outlines == "panoptic"):
+                    kind = "panoptic" if self.outlines == "instances" else "instances"
+                    raise SicError(f"{path} holds {kind}; set segment.outlines: {kind}")
+                self.of_image.setdefault((path, annotation["image_id"]), []).append(annotation)
+        except OSError as error:
+            raise SicError(f"cannot read {path}: {error.strerror}; see data.annotations") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise SicError(f"{path} is not a COCO-style file of annotations") from None
+
+    def segments(self, path: str, height: int, width: int) -> list[Record]:
+        """The outlines of one picture as records.
+
+        Args:
+            path: of the picture below the images' root; the files may name it by its last part.
+            height: of the picture, in pixels.
+            width: of the picture, in pixels.
+
+        Raises:
+            SicError: a picture that no file lists or that has another size there, or a bad outline.
+        """
+        found = self.images.get(path) or self.images.get(Path(path).name)
+        if found is None:
+            files = ", ".join(sorted({str(file) for file, _ in self.images.values()})) or "nothing"
+            raise SicError(f"no annotations list the image {path} (read: {files})")
+        file, image = found
+        if (image["height"], image["width"]) != (height, width):
+            raise SicError(
+                f"{path} is {width}×{height}, but {image['width']}×{image['height']} in {file}"
+            )
+        annotations = self.of_image.get((file, image["id"]), [])
+        try:
+            if self.outlines == "panoptic":
+                return [r for a in annotations for r in _panoptic(a, file, height, width)]
+            return [record(_run_lengths(a, height, width), 1.0, 1.0) for a in annotations]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise SicError(f"{file} has a bad outline for {path}: {error}") from None
+
+
+def checksum(path: Path, outlines: Outlines) -> str:
+    """Hexadecimal SHA-256 of a file of outlines; of panoptic ones, over the maps beside it too."""
+    if outlines == "instances":
+        return sha256(path)
+    digest = hashlib.sha256(sha256(path).encode())
+    for file in sorted(path.with_suffix("").glob("*.png")):
+        digest.update(f"{file.name} {sha256(file)}".encode())
+    return digest.hexdigest()
+
+
+def _run_lengths(annotation: Mapping[str, Any], height: int, width: int) -> Any:
+    """Polygons, or plain or compressed run lengths, as compressed run lengths."""
+    from pycocotools import mask as coco
+
+    outline = annotation["segmentation"]
+    if isinstance(outline, list):
+        if not outline or any(len(part) < 6 or len(part) % 2 for part in outline):
+            raise ValueError("a polygon needs three points")
+        return coco.merge(coco.frPyObjects(outline, height, width))
+    # pycocotools trusts its input: wrong run lengths would write outside the mask.
+    counts = outline["counts"]
+    lengths = run_lengths([counts])[0] if isinstance(counts, str) else np.array(counts, np.int64)
+    if outline["size"] != [height, width] or lengths.min() < 0 or lengths.sum() != height * width:
+        raise ValueError("run lengths that do not fill the image")
+    return outline if isinstance(counts, str) else coco.frPyObjects(outline, height, width)
+
+
+def _panoptic(annotation: Mapping[str, Any], file: Path, height: int, width: int) -> list[Record]:
+    """The segments of a panoptic map, whose colours are their numbers: R + 256 G + 256² B."""
+    path = file.with_suffix("") / annotation["file_name"]
+    colours = images.read(path).astype(np.int32)
+    if colours.shape[:2] != (height, width):
+        raise SicError(f"{path} has another size than its image ({width}×{height})")
+    numbers = colours @ np.array([1, 256, 256**2], np.int32)
+    return [encode(numbers == s["id"], 1.0, 1.0) for s in annotation["segments_info"]]

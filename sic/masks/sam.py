@@ -1,0 +1,210 @@
+"""Segment Anything's automatic mask generator: ViT-H, ViT-L, ViT-B, and MobileSAM."""
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sic.errors import SicError
+from sic.files import fetch
+from sic.images import Pixels
+from sic.masks.records import Record, record
+from sic.params import Segment
+from sic.work import Worker
+
+if TYPE_CHECKING:  # torch takes seconds to import; checking the settings does not need it
+    import torch
+    from segment_anything.modeling import Sam
+
+# `segment.checkpoint` that stands for no file of the user's: markers, so that DVC, which reruns the
+# stage when the file changes, always has one to depend on.
+NONE = "data/weights/none"
+DOWNLOAD = "data/weights/download"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published checkpoint: where it is, and its SHA-256."""
+
+    url: str
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        """Its file name."""
+        return self.url.rpartition("/")[2]
+
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything"
+# The publishers give addresses only; the checksums are those that several projects recorded.
+WEIGHTS = {
+    "sam_vit_h": Published(
+        f"{_META}/sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    "sam_vit_l": Published(
+        f"{_META}/sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "sam_vit_b": Published(
+        f"{_META}/sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "mobile_sam": Published(
+        "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt",
+        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+    ),
+}
+
+# Width of the image encoder, by which a checkpoint shows whose it is.
+_WIDTH = {"sam_vit_h": 1280, "sam_vit_l": 1024, "sam_vit_b": 768}
+_WIDTH_KEY = "image_encoder.pos_embed"
+_MOBILE_KEY = "image_encoder.patch_embed.seq.0.c.weight"
+
+
+def checkpoint(settings: Segment, folder: Path) -> Path:
+    """The file with the model's weights.
+
+    Args:
+        settings: ``checkpoint`` is a path, or ``DOWNLOAD``, or ``NONE``.
+        folder: where a download goes.
+
+    Raises:
+        SicError: none given, or none there: it says where to get it; a download that failed.
+    """
+    weights = WEIGHTS[settings.segmenter]
+    source = f"get {weights.url} (SHA-256 {weights.sha256}) and name the file there"
+    if settings.checkpoint == NONE:
+        raise SicError(
+            f"segment.checkpoint: {settings.segmenter} needs its weights: {source},"
+            f" or write {DOWNLOAD}"
+        )
+    if settings.checkpoint == DOWNLOAD:
+        return fetch(weights.url, folder / weights.file, weights.sha256)
+    path = Path(settings.checkpoint)
+    if not path.is_file():
+        raise SicError(f"segment.checkpoint: there is no file {path}; {source}")
+    return path
+
+
+def build(name: str) -> "Sam":
+    """A model by its name, with random weights."""
+    if name == "mobile_sam":
+        from sic.masks import mobile_sam
+
+        return mobile_sam.build()
+    from segment_anything import sam_model_registry
+
+    return sam_model_registry[name.removeprefix("sam_")]().eval()
+
+
+def load(name: str, path: Path) -> "Sam":
+    """A model with the weights in a published checkpoint.
+
+    Raises:
+        SicError: not a checkpoint (only tensors are read: a pickle with code in it is refused), or
+            one of another model, which is named.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SicError(f"cannot read {path}: {error.strerror or error}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        raise SicError(f"{path} is not a checkpoint of tensors, or is cut off") from None
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise SicError(f"{path} is not a checkpoint of a Segment Anything model")
+    found = _whose(state)
+    if found != name:
+        raise SicError(
+            f"{path} holds {found or 'no Segment Anything model'}, not {name};"
+            " set segment.segmenter to what it holds, or give the other file"
+        )
+    if name == "mobile_sam":
+        from sic.masks import mobile_sam
+
+        state = mobile_sam.state(state)
+    model = build(name)
+    own = model.state_dict()
+    for key in sorted(own.keys() | state.keys()):
+        ours, theirs = (tuple(s[key].shape) if key in s else "nothing" for s in (own, state))
+        if ours != theirs:
+            raise SicError(f"{path} is not {name}: {key} is {theirs}, not {ours}")
+    model.load_state_dict(state)
+    return model
+
+
+def _whose(state: Mapping[str, "torch.Tensor"]) -> str | None:
+    """The model that a checkpoint is of."""
+    if _MOBILE_KEY in state:
+        return "mobile_sam"
+    position = state.get(_WIDTH_KEY)
+    width = position.shape[-1] if position is not None and position.ndim else None
+    return next((name for name, w in _WIDTH.items() if w == width), None)
+
+
+def segmenter(settings: Segment, path: Path, worker: Worker) -> Callable[[Pixels], list[Record]]:
+    """The automatic mask generator with these weights: uint8 (H, W, 3) → records.
+
+    Raises:
+        SicError: as :func:`load`, or no such device.
+    """
+    import torch
+    from segment_anything import SamAutomaticMaskGenerator
+
+    device = _device(settings.device, worker)
+    model = load(settings.segmenter, path).to(device).requires_grad_(False)
+    _in_precision(model, device, settings.precision)
+    generator = SamAutomaticMaskGenerator(
+        model, output_mode="coco_rle", **settings.sam.model_dump()
+    )
+
+    @torch.inference_mode()
+    def generate(pixels: Pixels) -> list[Record]:
+        found = generator.generate(pixels)
+        return [
+            record(one["segmentation"], one["predicted_iou"], one["stability_score"])
+            for one in found
+        ]
+
+    return generate
+
+
+def _device(name: str, worker: Worker) -> "torch.device":
+    """Each worker of a machine takes a GPU of its own."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    if not count:
+        raise SicError("segment.device: there is no cuda device here; set auto or cpu")
+    return torch.device("cuda", worker.local_rank % count)
+
+
+def _in_precision(model: "Sam", device: "torch.device", precision: str) -> None:
+    """Run the encoder and the decoder in 16 bits and hand on float32.
+
+    What follows them, thresholds and the suppression of duplicates, needs float32.
+    """
+    import torch
+
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bfloat16" if fast else "float32"
+    if precision == "float32":
+        return
+    dtype = getattr(torch, precision)
+
+    def wrapped(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with torch.autocast(device.type, dtype):
+                out = forward(*args, **kwargs)
+            return tuple(o.float() for o in out) if isinstance(out, tuple) else out.float()
+
+        return run
+
+    for module in (model.image_encoder, model.mask_decoder):
+        module.forward = wrapped(module.forward)

@@ -1,0 +1,111 @@
+"""The `segment` stage: segments of every picture by the segmenter of the settings.
+
+``python -m sic segment`` runs it without its notebook, as one of many processes where torchrun or
+srun start it (docs/masks.md).
+
+Segmentation is the expensive step and does not depend on the confidence threshold α: records are
+kept at low thresholds, so that α and whatever follows can change without a new run.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sic import images
+from sic.data import sets
+from sic.errors import SicError
+from sic.files import sha256
+from sic.images import Pixels
+from sic.masks import annotations, graph, records, sam
+from sic.masks.records import Record, Segments, decode, describe, load, read
+from sic.params import Params
+from sic.work import WORK, Worker, complete, fingerprint
+
+__all__ = ["STAND_IN", "Record", "Segments", "decode", "describe", "load", "read", "run"]
+
+STAND_IN = "graph"  # the segmenter that is neither Segment Anything nor people's outlines
+
+Segmenter = Callable[[sets.ImageRecord, Pixels], list[Record]]
+
+
+def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, Any] | None:
+    """Segment the pictures of ``root/images.json`` into ``root/segments/``, in the form of
+    :mod:`sic.masks.records`.
+
+    Results of single pictures wait in ``work/segment-…/`` until all are there; a stopped run goes
+    on from them, and so does a later one with more pictures.  Several processes share the pictures
+    (:mod:`sic.work`); the first puts the shards together.
+
+    Returns:
+        The header, as of :func:`describe`; None in a process that only helped.
+
+    Raises:
+        SicError: no list of images, an unreadable picture, no weights, no space.
+    """
+    worker = Worker.from_environment()
+    pictures = {r.name: r for r in sets.every_record(sets.load_index(root / sets.INDEX))}
+    origin, code, load_segmenter = _segmenter(study, root, work, worker)
+    folder = work / f"segment-{fingerprint(origin, [records, *code])}"
+    # The picture's checksum in the name: a changed picture is a new piece of work.
+    results = {
+        name: folder / f"{name}-{picture.sha256[:12]}.json" for name, picture in pictures.items()
+    }
+
+    def make(name: str) -> bytes:
+        picture = pictures[name]
+        path = sets.image_path(picture, study.data, root)
+        pixels = images.read(path)
+        if sha256(path) != picture.sha256:
+            raise SicError(f"{path} has changed since the data stage; run the data stage again")
+        found = load_segmenter()(picture, pixels)
+        return Segments(name, picture.height, picture.width, found).line()
+
+    if not complete(results, make, worker, "image"):
+        return None
+    stand_in = {"stand_in": origin["segmenter"] == STAND_IN}
+    return records.assemble(
+        list(results.values()), origin | stand_in, study.segment.shard, root / "segments"
+    )
+
+
+def _segmenter(
+    study: Params, root: Path, work: Path, worker: Worker
+) -> tuple[dict[str, Any], list[ModuleType], Callable[[], Segmenter]]:
+    """What the results depend on, settings and code, and how to get the segmenter.
+
+    The segmenter itself, weights and all, is loaded when the first picture needs it.
+    """
+    settings = study.segment
+    origin: dict[str, Any] = {"segmenter": settings.segmenter}
+    if settings.segmenter == STAND_IN:
+        origin["settings"] = settings.graph.model_dump()
+        return origin, [graph], lambda: lambda _, pixels: graph.segments(pixels, settings.graph)
+    if settings.segmenter == "annotations":
+        files = sets.annotation_files(study.data, settings.outlines, root)
+        checksums = [annotations.checksum(file, settings.outlines) for file in files]
+        origin |= {"outlines": settings.outlines, "files": checksums}
+
+        @functools.cache
+        def outlines() -> Segmenter:
+            people = annotations.Annotations(files, settings.outlines)
+            return lambda picture, _: people.segments(picture.path, picture.height, picture.width)
+
+        return origin, [annotations], outlines
+    checkpoint = sam.checkpoint(settings, work / "weights")
+    # The number of points at once and the device change speed, not segments.
+    origin["settings"] = settings.sam.model_dump(exclude={"points_per_batch"})
+    origin |= {"precision": settings.precision, "checkpoint": sha256(checkpoint)}
+
+    @functools.cache
+    def anything() -> Segmenter:
+        generate = sam.segmenter(settings, checkpoint, worker)
+        return lambda _, pixels: generate(pixels)
+
+    code = [sam]
+    if settings.segmenter == "mobile_sam":
+        from sic.masks import mobile_sam
+
+        code.append(mobile_sam)
+    return origin, code, anything

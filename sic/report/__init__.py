@@ -1,0 +1,2 @@
+"""What is shown: figures and tables (`figures`, `schematic`), findings in words (`findings`), pages
+(`pages`), executed notebooks (`notebook`), and where each number comes from (`provenance`)."""

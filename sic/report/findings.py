@@ -1,0 +1,321 @@
+"""What the numbers say, in sentences that the report opens with; each falls as its numbers do."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sic.evaluation import bd, rate_distortion
+from sic.evaluation.detection import ORIGINAL
+from sic.report.figures import LOOKS
+from sic.report.figures import NAMES as LABELS
+
+#: dB.  A difference below this is called none: three seeds of the same training are at most
+#: 0.05 dB apart (docs/training.md).
+EQUAL_DB = 0.1
+
+#: The regime of the paper: the base takes under this share of the LIC's bits, and the picture for
+#: machines lies at least so many dB below the LIC's.
+BASE_SHARE, BASE_DB = 0.5, 3.0
+#: The paper's Table II: m = 1 is the lowest, and from this m on PSNR is that of the largest m.
+SETTLED_M, SETTLED_DB = 3, 0.3
+
+NAMES = {"fusion": "feature fusion", "difference": "the DC model", "LIC": "the human LIC"}
+_COUNTED = {"additional": "Counting additional bits", "all": "Counting all bits"}
+
+
+def sentences(table: pd.DataFrame, resamplings: int) -> Iterator[str]:
+    """The findings, one sentence each, about whatever codecs, rate points and m there are.
+
+    Args:
+        table: as :func:`sic.evaluation.rate_distortion.evaluate` returns it.
+        resamplings: of the photos, behind each interval.
+    """
+    means, curves = rate_distortion.means(table), bd.curves(table)
+    yield _layers(means)
+    yield _regime(means)
+    yield _floor(means)
+    fusion = proposed(means)
+    if fusion in curves:
+        for bits in ("additional", "all"):
+            for other in ("LIC", "difference", "VVC+M"):
+                if other in curves:
+                    pair = bd.Comparison(fusion, other, bits)
+                    yield against(curves, pair, resamplings)
+    else:
+        yield "Feature fusion was trained at one rate point: there is no curve to compare."
+    yield from effect_of_m(means)
+    yield from _anchors(curves, resamplings)
+
+
+def proposed(means: pd.DataFrame) -> str:
+    """The curve that stands for the proposed method: fusion with the m of most rate points, of
+    several the largest."""
+    points = means[means.codec == "fusion"].groupby("m").point.nunique().sort_index()
+    return f"fusion m{points.index[points == points.max()][-1]}" if len(points) else "fusion"
+
+
+# ---- the layers ------------------------------------------------------------------------------
+
+
+def _layers(means: pd.DataFrame) -> str:
+    base, lic = means[means.codec == "SA-ICM"].iloc[0], means[means.codec == "LIC"]
+    return (
+        f"The base takes {base.bpp:.3f} bpp; its picture for machines, x̂_t, has "
+        f"{base.psnr_machine:.2f} dB. The human LIC takes {_span(lic.bpp, 3)} bpp for "
+        f"{_span(lic.psnr, 2)} dB."
+    )
+
+
+def _regime(means: pd.DataFrame) -> str:
+    """Whether the base is a layer for machines, as the paper's: at each λ of the LIC."""
+    base = means[means.codec == "SA-ICM"].iloc[0]
+    lic = means[means.codec == "LIC"].sort_values("lmbda")
+    share, below = base.bpp / lic.bpp, lic.psnr - base.psnr_machine
+    inside = (share < BASE_SHARE) & (below >= BASE_DB)
+    if inside.all():
+        verdict = "at each of them"
+    elif not inside.any():
+        verdict = "at NONE of them"
+    else:
+        verdict = f"at λ = {_list(lic.lmbda[inside])}, NOT at {_list(lic.lmbda[~inside])}"
+    return (
+        f"Set beside the human LIC at λ = {_list(lic.lmbda)}, the base takes "
+        f"{_list(f'{s:.0%}' for s in share)} of its bits, and x̂_t lies "
+        f"{_list(f'{d:.2f}' for d in below)} dB below its picture: a layer for machines as in the "
+        f"paper (under {BASE_SHARE:.0%} of the bits, at least {BASE_DB:.0f} dB below) {verdict}."
+    )
+
+
+def _floor(means: pd.DataFrame) -> str:
+    people = means[means.codec.isin(["LIC", "fusion", "difference"])]
+    nothing = means[means.codec == "mean colour"].iloc[0].psnr
+    who = "Every" if people.psnr.min() > nothing else "NOT every"
+    return (
+        f"{who} trained codec beats sending nothing: the weakest picture for people has "
+        f"{people.psnr.min():.2f} dB, the mean colour alone {nothing:.2f} dB (means over the "
+        "photos)."
+    )
+
+
+def effect_of_m(means: pd.DataFrame) -> Iterator[str]:
+    """What m does to PSNR, at each λ that has more than one, beside Table II."""
+    fusion = means[means.codec == "fusion"].sort_values(["lmbda", "m"])
+    for lmbda, rows in fusion.groupby("lmbda"):
+        psnr = rows.set_index(rows.m.astype(int)).psnr
+        if len(psnr) > 1:
+            yield (
+                f"At λ = {lmbda}, m = {_list(psnr.index)} give {_list(f'{p:.2f}' for p in psnr)} "
+                f"dB: {_lowest(psnr)}; {_settled(psnr)}."
+            )
+
+
+def _lowest(psnr: pd.Series) -> str:
+    """Whether the smallest m has the lowest PSNR, as in Table II."""
+    gap = float(psnr.iloc[1:].min() - psnr.iloc[0])
+    name = f"m = {psnr.index[0]}"
+    if abs(gap) < EQUAL_DB:
+        return f"{name} and the lowest of the others are equal ({gap:+.2f} dB), unlike Table II"
+    if gap > 0:
+        return f"{name} is the lowest, by {gap:.2f} dB, as in Table II"
+    return f"{name} is NOT the lowest, by {-gap:.2f} dB, unlike Table II"
+
+
+def _settled(psnr: pd.Series) -> str:
+    """Whether PSNR no longer depends on m from 3 on, as in Table II."""
+    last = psnr.index[-1]
+    others = psnr[(psnr.index >= SETTLED_M) & (psnr.index < last)]
+    if last <= SETTLED_M or others.empty:
+        return f"no m between {SETTLED_M} and the largest was trained"
+    farthest = float((others - psnr.iloc[-1]).abs().max())
+    verdict = "as in Table II" if farthest <= SETTLED_DB else "NOT as in Table II"
+    return (
+        f"m ≥ {SETTLED_M} lies within {farthest:.2f} dB of m = {last}, {verdict} ({SETTLED_DB} dB)"
+    )
+
+
+# ---- one curve against another ---------------------------------------------------------------
+
+
+def against(curves: Mapping[str, pd.DataFrame], pair: bd.Comparison, resamplings: int) -> str:
+    """Who needs fewer bits, and by how much; or why no number says so.
+
+    Args:
+        curves: as :func:`sic.evaluation.bd.curves` gives them.
+        pair: which two, and which of their bits count.
+        resamplings: behind each interval.
+    """
+    tested, other = bd.pair(curves, pair)
+    rate, quality = (bd.delta(tested, other, of, resamplings) for of in ("rate", "quality"))
+    ours, theirs = _name(pair.tested), _name(pair.other)
+    head = f"{_COUNTED[pair.bits]}, {ours}"
+    if rate.note:
+        spans = (
+            f"{ours} {_span(tested.quality.mean(0), 2)} dB for {_span(tested.rate.mean(0), 3)} bpp,"
+            f" {theirs} {_span(other.quality.mean(0), 2)} dB for {_span(other.rate.mean(0), 3)} bpp"
+        )
+        gain = f"at equal rate it is {_better(quality)}"
+        if quality.note:
+            gain = f"no BD-PSNR either ({quality.note})"
+        return f"{head} has no BD-rate against {theirs} ({rate.note}); {gain}: {spans}."
+    by = f"BD-rate {rate.value:+.1f} %{_interval(rate, '%', 1)}"
+    by += "" if quality.note else f", BD-PSNR {quality.value:+.2f} dB"
+    small = not quality.note and abs(quality.value) < EQUAL_DB
+    if small or rate.low <= 0 <= rate.high:
+        why = f"below {EQUAL_DB} dB" if small else "and its interval holds 0"
+        return f"{head} and {theirs} are equal: the difference is {by}, {why}."
+    verdict = f"{abs(rate.value):.1f} % {'fewer' if rate.value < 0 else 'more'} bits than {theirs}"
+    return f"{head} needs {verdict} at equal PSNR ({by}; {_everywhere(tested, other)})."
+
+
+def _everywhere(tested: bd.Curve, other: bd.Curve) -> str:
+    """Whether one of two curves is above the other at every quality that both have."""
+    quality, percent = bd.margins(tested, other)
+    words = [f"{p:+.0f} % at {q:.1f} dB" for q, p in zip(quality, percent, strict=True)]
+    low, high = int(percent.argmin()), int(percent.argmax())
+    if percent[low] * percent[high] > 0:
+        return f"at every PSNR in common, from {words[low]} to {words[high]}"
+    return f"NOT at every PSNR in common: {words[low]}, but {words[high]}"
+
+
+def _better(quality: bd.Delta) -> str:
+    if abs(quality.value) < EQUAL_DB:
+        return f"equal ({quality.value:+.2f} dB, below {EQUAL_DB} dB)"
+    word = "better" if quality.value > 0 else "worse"
+    return f"{abs(quality.value):.2f} dB {word}{_interval(quality, 'dB', 2)}"
+
+
+def _anchors(curves: Mapping[str, pd.DataFrame], resamplings: int) -> Iterator[str]:
+    """The human LIC beside the classical codecs: one sentence, as none is a claim of the paper."""
+    rivals = [c for c in curves if not c.startswith((*bd.LAYERED, "LIC"))]
+    if "LIC" not in curves or not rivals:
+        return
+    found = []
+    for rival in rivals:
+        rate = bd.delta(*bd.pair(curves, bd.Comparison("LIC", rival, "all")), "rate", resamplings)
+        number = rate.note if rate.note else f"{rate.value:+.0f} %{_interval(rate, '%', 0)}"
+        found.append(f"{rival} {number}")
+    halved = [c for c in rivals if (curves[c].chroma == "4:2:0").all()]
+    flatter = (
+        f" {_list(halved)} code 4:2:0, which costs them PSNR on RGB and flatters the LIC."
+        if halved
+        else ""
+    )
+    yield f"BD-rate of the human LIC against the classical codecs: {'; '.join(found)}.{flatter}"
+
+
+# ---- words -----------------------------------------------------------------------------------
+
+
+def _name(curve: str) -> str:
+    codec, _, m = curve.partition(" m")
+    return f"{NAMES.get(codec, codec)} (m = {m})" if m else NAMES.get(codec, codec)
+
+
+def _span(values: pd.Series | bd.Points, digits: int) -> str:
+    return f"{np.min(values):.{digits}f} to {np.max(values):.{digits}f}"
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(str(v) for v in values)
+
+
+def _interval(delta: bd.Delta, unit: str, digits: int) -> str:
+    """The bounds of the bootstrap interval; nothing where there is none."""
+    if np.isnan(delta.low):
+        return ""
+    return f" [{bd.CONFIDENCE:.0%}: {delta.low:+.{digits}f} to {delta.high:+.{digits}f} {unit}]"
+
+
+# ---- what a detector finds -----------------------------------------------------------------------
+
+
+BASE = "SA-ICM"
+
+
+def against_rate(table: pd.DataFrame, m: int, caption: str) -> Figure:
+    """Accuracy against bits: a curve a codec, originals as a line across.
+
+    Args:
+        table: as :func:`sic.evaluation.detection.run` returns it, with rows.
+        m: slices of the fusion curve that is drawn.
+        caption: detector and pictures.
+    """
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    labels = {"ap": "mAP at IoU 0.50 to 0.95", "ap50": "mAP at IoU 0.50"}
+    for axes, (column, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
+        _draw(axes, table[(table.codec != "fusion") | (table.m == m)], column)
+        axes.set(xlabel="bits per pixel, all layers that are read", ylabel=label)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    figure.suptitle(caption, fontsize=10)
+    return figure
+
+
+def _draw(axes: Axes, table: pd.DataFrame, column: str) -> None:
+    for codec, rows in table.groupby("codec", sort=False):
+        if codec == ORIGINAL:
+            axes.axhline(rows[column].iloc[0], color="black", ls="--", label="originals")
+            continue
+        rows = rows.sort_values("bpp")
+        name, look = LABELS.get(str(codec), str(codec)), LOOKS[str(codec)]
+        axes.plot(rows.bpp, rows[column], label=name, ms=11 if codec == BASE else 6, **look)
+
+
+def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
+    """mAP by codec and rate point, a column for each of the ``count`` commonest classes.
+
+    Args:
+        classes: the second table of :func:`sic.evaluation.detection.run`, without rows if nothing
+            was detected.
+        count: how many classes.
+    """
+    if classes.empty:
+        return pd.DataFrame()
+    common = classes.drop_duplicates("class").nlargest(count, "objects")["class"]
+    points = pd.MultiIndex.from_frame(classes[["codec", "point", "m"]])
+    wide = classes.set_index(points).pivot(columns="class", values="ap")
+    return wide.loc[points.drop_duplicates(), list(common)]
+
+
+def detection_sentences(table: pd.DataFrame, m: int) -> Iterator[str]:
+    """What the numbers say, one sentence each.
+
+    Args:
+        table: as :func:`sic.evaluation.detection.run` returns it, with rows.
+        m: slices of the fusion curve that is spoken of.
+    """
+    table = table[(table.codec != "fusion") | (table.m == m)]
+    original = table[table.codec == ORIGINAL].iloc[0]
+    base = table[table.codec == BASE].iloc[0]
+    yield (
+        f"On {original.images} originals the detector has mAP {original.ap:.3f} (mAP50 "
+        f"{original.ap50:.3f}); on x̂_t it has {base.ap:.3f} ({base.ap50:.3f}) for "
+        f"{base.bpp:.3f} bpp, {_share(base, original)} of that."
+    )
+    for codec, rows in table.groupby("codec", sort=False):
+        if codec in (ORIGINAL, BASE):
+            continue
+        name, best = LABELS.get(str(codec), str(codec)), rows.sort_values("ap").iloc[-1]
+        rows = rows.sort_values("bpp")
+        yield (
+            f"{name}: at most {best.ap:.3f}, {_share(best, original)} of the originals', for "
+            f"{best.bpp:.3f} bpp; " + _at_equal_rate(base, rows)
+        )
+
+
+def _share(row: pd.Series, original: pd.Series) -> str:
+    return f"{row.ap / original.ap:.0%}" if original.ap else "no share"
+
+
+def _at_equal_rate(base: pd.Series, rows: pd.DataFrame) -> str:
+    """A codec's accuracy at the rate of x̂_t, linear between its points."""
+    low, high = rows.bpp.min(), rows.bpp.max()
+    if not low <= base.bpp <= high:
+        return f"its {low:.3f} to {high:.3f} bpp do not reach x̂_t's {base.bpp:.3f}."
+    ap = float(np.interp(base.bpp, rows.bpp, rows.ap))
+    return f"at x̂_t's {base.bpp:.3f} bpp {ap:.3f}, x̂_t {base.ap - ap:+.3f}."

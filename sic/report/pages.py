@@ -1,0 +1,342 @@
+"""The pages of the report: which there are, and the one look they share."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from bokeh import plotting
+from bokeh.embed import json_item
+from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.resources import Resources
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from sic import images
+from sic.errors import SicError
+from sic.evaluation.bd import LAYERED
+from sic.files import replacing
+from sic.images import Pixels
+from sic.params import Params
+from sic.report.figures import LOOKS, NAMES
+from sic.stream.scalable import ScalableCodec
+
+STATIC = Path(__file__).with_name("static")
+
+
+def names(study: Params) -> list[str]:
+    """The pages that params.yaml asks for, as folders below the report's, in reading order.
+
+    Never what happens to lie there: pages of codecs taken out of a sweep stay behind.
+    """
+    return [
+        *("data", "segment", "edges", "codec"),
+        *study.codecs,
+        *("evaluate", "detect", "stream", "pictures"),
+    ]
+
+
+def page(title: str, body: str, way_back: str = "") -> str:
+    """A whole HTML page, which needs no other file and no network.
+
+    Args:
+        title: plain text, for the window.
+        body: HTML of the page.
+        way_back: HTML of the line above it, if any.
+    """
+    from pygments.formatters import HtmlFormatter  # only what makes pages needs it
+
+    style = (STATIC / "page.css").read_text() + HtmlFormatter().get_style_defs(".highlight")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}
+</style>
+</head>
+<body>
+{f"<nav>{way_back}</nav>" if way_back else ""}
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:
+    """A saved figure as HTML: the picture, from its file in the report's folder, and links to both
+    files.  (Inside of the page it would be stored four times: as PNG and SVG, and in the page as
+    HTML and as a notebook.)
+
+    Args:
+        path: as given to :func:`sic.report.figures.save`, below ``report``.
+        alt: what it shows, for those who do not see it.
+        report: the folder of the page that shows it.
+
+    Raises:
+        SicError: if the figure has not been saved.
+    """
+    if not path.with_suffix(".png").is_file():
+        raise SicError(
+            f"no figure {path.with_suffix('.png')}; save it first (sic.report.figures.save)"
+        )
+    svg, png = (path.with_suffix(suffix).relative_to(report) for suffix in (".svg", ".png"))
+    return (
+        f'<figure><img src="{png}" alt="{escape(alt)}">'
+        f'<figcaption><a href="{svg}">{svg.name}</a> · <a href="{png}">{png.name}</a></figcaption>'
+        "</figure>"
+    )
+
+
+# ---- pictures under a slider ---------------------------------------------------------------------
+
+# The pictures lie beside the page, without loss; what a reader sees is what the codec gave.
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a scene.
+
+    Args:
+        label: what it is, with its rate and quality.
+        pixels: uint8 (H, W, 3) RGB.
+    """
+
+    label: str
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All pictures of one photo, the original first.
+
+    Args:
+        name: of the photo.
+        pictures: of one size, and with as many in every scene.
+    """
+
+    name: str
+    pictures: Sequence[Picture]
+
+
+def scene(name: str, x: Pixels, codecs: Mapping[str, ScalableCodec]) -> Scene:
+    """A photo and what each codec makes of it, with real rates and PSNR in the labels.
+
+    Args:
+        name: of the photo.
+        x: uint8 (H, W, 3) RGB.
+        codecs: by label; those of one layer show the base's picture, others x̂.
+
+    Raises:
+        SicError: as :meth:`sic.stream.scalable.ScalableCodec.encode` and `decode`.
+    """
+    pictures = [Picture("original", x)]
+    for label, codec in codecs.items():
+        stream = codec.encode(x)
+        x_hat = codec.decode(stream, "human" if codec.enhancement else "machine")
+        bpp = 8 * len(stream) / (x.shape[0] * x.shape[1])
+        numbers = f"{bpp:.3f} bpp, {images.psnr(x, x_hat):.2f} dB"
+        pictures.append(Picture(f"{label}: {numbers}", x_hat))
+    return Scene(name, pictures)
+
+
+def browser(scenes: Sequence[Scene], folder: Path) -> str:
+    """Write the pictures of all scenes as lossless WebP, and give the HTML that shows them.
+
+    Args:
+        scenes: at least one.
+        folder: of the page; picture j of scene i goes into ``folder/i-j.webp``, since names of
+            photos may hold what addresses may not.
+
+    Returns:
+        HTML with its own style and script, for a page in ``folder``.
+    """
+    written = [_write(scene, folder, number) for number, scene in enumerate(scenes)]
+    # "</" would end the script element.
+    content = json.dumps(written, ensure_ascii=False).replace("</", "<\\/")
+    return f"""<style>
+{(STATIC / "browser.css").read_text()}
+</style>
+<div class="browser" id="browser">
+<div class="choices">
+<label>photo <select data-part="scene"></select></label>
+<label>left <select data-part="left"></select></label>
+<label>right <select data-part="right"></select></label>
+<label>size <select data-part="zoom">
+<option value="fit">fit</option><option value="1">1:1</option>
+<option value="2">2:1</option><option value="4">4:1</option>
+</select></label>
+</div>
+<label>left picture ↔ right picture
+<input type="range" min="0" max="100" value="50" data-part="slider"></label>
+<div class="window" tabindex="0" role="region" aria-label="pictures">
+<div class="stage" data-part="stage">
+<img data-part="under"><img data-part="over"><div class="edge" data-part="edge"></div>
+</div>
+</div>
+</div>
+<script>
+{(STATIC / "browser.js").read_text()}
+browse(document.getElementById("browser"), {content});
+</script>"""
+
+
+def _write(scene: Scene, folder: Path, number: int) -> dict[str, object]:
+    pictures = []
+    for place, picture in enumerate(scene.pictures):
+        file = f"{number}-{place}.webp"
+        with replacing(folder / file) as temporary:
+            Image.fromarray(picture.pixels).save(temporary, "WEBP", lossless=True)
+        pictures.append({"label": picture.label, "file": file})
+    height, width = scene.pictures[0].pixels.shape[:2]
+    return {"name": scene.name, "width": width, "height": height, "pictures": pictures}
+
+
+# ---- a plot to touch -----------------------------------------------------------------------------
+
+# The drawing is Bokeh's; its library lies inside of the page.
+
+
+#: What the choice of photos calls the means over all of them.
+MEAN = "mean over the test photos"
+#: Rates to choose from: columns of the curves, and the axis's label.
+RATES = {
+    "all": "base + additional bits per pixel",
+    "additional": "additional bits per pixel (all bits for codecs of one layer)",
+}
+#: Matplotlib's markers: Bokeh's name, and a character that shows it in the list of curves.
+_MARKERS = {
+    "o": ("circle", "●"),
+    "s": ("square", "■"),
+    "^": ("triangle", "▲"),
+    "v": ("inverted_triangle", "▼"),
+    "D": ("diamond", "◆"),
+    "*": ("star", "★"),
+    "x": ("x", "×"),
+    "+": ("cross", "+"),
+    "h": ("hex", "⬢"),
+    "P": ("plus", "✚"),
+    "1": ("y", "Y"),
+}
+_DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
+_HOVER = [
+    ("codec", "@codec"),
+    ("λ", "@lmbda"),
+    ("m", "@m"),
+    ("bpp", "@all{0.000}, of them additional @bits{0.000}"),
+    ("PSNR", "@psnr{0.00} dB"),
+    ("image", "@image"),
+]
+
+
+def rate_distortion_plot(table: pd.DataFrame, means: pd.DataFrame, photos: Sequence[str]) -> str:
+    """PSNR of the picture for people against bits, with the numbers of a point under the pointer.
+
+    Args:
+        table: as :func:`sic.evaluation.rate_distortion.evaluate` returns it.
+        means: as :func:`sic.evaluation.rate_distortion.means` returns them.
+        photos: to choose from beside the mean; one without a row in the table is left out.
+
+    Returns:
+        HTML with its script and library (1.3 MB), the same for equal numbers in a fresh process.
+    """
+    shown = {MEAN: means.assign(image=MEAN)}
+    shown |= {photo: rows for photo in photos if len(rows := table[table.image == photo])}
+    mean = _curves(shown[MEAN])
+    # A curve that a photo lacks is empty: the page would go on showing that of the photo before.
+    empty: dict[str, dict[str, list[Any]]] = {
+        name: {key: [] for key in columns} for name, columns in mean.items()
+    }
+    curves = {photo: {**empty, **_curves(rows)} for photo, rows in shown.items()}
+    library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+    item, content = _inside_script(json_item(_draw(mean))), _inside_script(curves)
+    options = "".join(f"<option>{escape(photo)}</option>" for photo in shown)
+    rates = "".join(f'<option value="{key}">{label}</option>' for key, label in RATES.items())
+    return f"""<div id="plot">
+<div class="choices">
+<label>photo <select data-part="photo">{options}</select></label>
+<label>rate <select data-part="rate">{rates}</select></label>
+</div>
+<div data-part="plot"></div>
+<div class="choices">{"".join(map(_switch, mean.values()))}</div>
+</div>
+<script>
+{library}
+{(STATIC / "plot.js").read_text()}
+plot(document.getElementById("plot"), {item}, {content});
+</script>"""
+
+
+def _curves(rows: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
+    """By the name of a curve its points, in the order of their rates, as columns."""
+    found = {}
+    for (codec, m), points in rows.groupby(["codec", "m"], sort=False, dropna=False):
+        if codec not in LOOKS:  # sending nothing is no curve
+            continue
+        points = points.sort_values("bpp")
+        name = NAMES.get(codec, codec) + (f", m = {m}" if points.m.notna().all() else "")
+        additional = points.bpp_additional if codec in LAYERED else points.bpp
+        found[name] = {
+            "codec": [name] * len(points),
+            "look": [codec] * len(points),
+            "lmbda": [f"{value:g}" if pd.notna(value) else "–" for value in points.lmbda],
+            "m": [f"{value}" if pd.notna(value) else "–" for value in points.m],
+            "image": list(points.image),
+            "all": _rounded(points.bpp),
+            "additional": _rounded(additional),
+            "bits": _rounded(points.bpp_additional),
+            "psnr": _rounded(points.psnr),
+        }
+    return found
+
+
+def _draw(curves: dict[str, dict[str, list[Any]]]) -> plotting.figure:
+    plot = plotting.figure(
+        height=520,
+        sizing_mode="stretch_width",
+        x_axis_label=RATES["all"],
+        y_axis_label="PSNR of the picture for people (dB)",
+        tools="pan,wheel_zoom,box_zoom,reset",
+        active_drag="box_zoom",
+        output_backend="svg",
+    )
+    plot.xaxis.name = "rate axis"
+    drawn: dict[str, int] = {}
+    for name, columns in curves.items():
+        codec = columns["look"][0]
+        number = drawn[codec] = drawn.get(codec, -1) + 1
+        look = LOOKS[codec]
+        data = ColumnDataSource({**columns, "rate": columns["all"]}, name=name)
+        at: dict[str, Any] = {"x": "rate", "y": "psnr", "source": data}
+        at["color"] = to_hex(look["color"])
+        dash = _DASHES[number % len(_DASHES)]
+        plot.line(**at, line_dash=dash, line_width=1.5, name=f"{name} line")
+        marker, _ = _MARKERS[look["marker"]]
+        marks = plot.scatter(**at, marker=marker, size=9, line_width=1.5, name=f"{name} marks")
+        plot.add_tools(HoverTool(renderers=[marks], tooltips=_HOVER, visible=False))
+    return plot
+
+
+def _switch(columns: dict[str, list[Any]]) -> str:
+    """A box to show or hide a curve: Bokeh's own legend neither wraps nor listens to keys."""
+    name, look = columns["codec"][0], LOOKS[columns["look"][0]]
+    mark = f'<span style="color: {to_hex(look["color"])}">{_MARKERS[look["marker"]][1]}</span>'
+    box = f'<input type="checkbox" checked data-curve="{escape(name)}">'
+    return f'<label class="switch">{box} {mark} {escape(name)}</label>'
+
+
+def _rounded(values: "pd.Series[float]") -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def _inside_script(content: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(content, ensure_ascii=False).replace("</", "<\\/")

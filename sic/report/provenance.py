@@ -1,0 +1,207 @@
+"""Where the report's numbers come from: commit, settings, versions, and DVC's hash of each product.
+
+A page beside the report, written anew after each run.  It is no product of a stage: a commit
+changes when no number does, and equal inputs must give equal products.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from sic import params
+from sic.errors import SicError, exit_on_error
+from sic.files import replacing, sha256, write_text
+from sic.params import Params
+from sic.report import pages
+
+PAGE = Path("reports/provenance.html")
+LOCK = Path("dvc.lock")
+_PACKAGES = ("torch", "numpy", "constriction", "imageio-ffmpeg", "pillow")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A file or folder that a stage left, as dvc.lock has it.
+
+    Args:
+        stage: name, with the item of a sweep behind an @.
+        path: below the study's folder.
+        md5: of the file; of a folder, of the list of its files (ends in `.dir`).
+        size: bytes of all files.
+    """
+
+    stage: str
+    path: Path
+    md5: str
+    size: int
+
+
+def products(lock: Path = LOCK) -> Iterator[Product]:
+    """What the stages left, by stage.
+
+    Raises:
+        SicError: if nothing has run yet.
+    """
+    if not lock.is_file():
+        raise SicError(f"no {lock}: nothing has run yet; run python3 study.py first")
+    stages = YAML(typ="safe", pure=True).load(lock.read_text())["stages"]
+    for stage, entry in stages.items():
+        for out in entry.get("outs", []):
+            yield Product(stage, Path(out["path"]), out["md5"], out["size"])
+
+
+def commit() -> str:
+    """The commit that lies here, and what differs from it; or that there is no git history."""
+    if shutil.which("git") is None or not Path(".git").exists():
+        return "no git history here (a download)"
+    found = _git("log", "-1", "--format=%H of %cs")
+    if not found:
+        return "no commit yet"
+    changed = [line[3:] for line in _git("status", "--porcelain").splitlines()]
+    return f"{found}, with changes since in {', '.join(changed)}" if changed else found
+
+
+def _git(*words: str) -> str:
+    answer = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return answer.stdout.rstrip() if answer.returncode == 0 else ""
+
+
+def write(path: Path = PAGE) -> None:
+    """Write the page; run from the study's folder.
+
+    Raises:
+        SicError: if nothing has run yet, or params.yaml is wrong.
+    """
+    study = params.load()
+    devices = {name: getattr(study, name).device for name in ("segment", "train", "evaluate")}
+    packages = [f"{name} {version(name)}" for name in _PACKAGES]
+    facts = {
+        "git commit": commit(),
+        "params.yaml": f"SHA-256 {sha256(params.PARAMS)}",
+        "requirements.lock": f"SHA-256 {sha256(Path('requirements.lock'))}",
+        "seed": f"{study.seed}, of crops, new weights and noise",
+        "devices asked for": ", ".join(f"{name}: {device}" for name, device in devices.items()),
+        "environment": f"Python {platform.python_version()}, {', '.join(packages)}; "
+        f"{platform.system()} {platform.machine()}",
+    }
+    rows = [(p.stage, str(p.path), f"{p.size / 1e6:.3f}", p.md5) for p in products()]
+    heads = ["stage", "product", "MB", "MD5 in dvc.lock"]
+    body = f"""<h1>Provenance</h1>
+<p>Written after the last run, from what lies in the study's folder. No product of the study depends
+on this page, so that equal inputs give equal products, in whatever commit.</p>
+<div class="words wide">{_table(list(facts.items()), ["what", "which"])}</div>
+<h2>What each stage left</h2>
+<p><code>dvc.lock</code> has, beside these, the hash of all that each stage read: photos, code and
+the numbers of params.yaml. <code>python3 study.py status</code> says whether all of it still
+agrees with what lies in the folder.</p>
+<div class="words wide">{_table(rows, heads)}</div>
+<h2>params.yaml</h2>
+<details><summary>Every number of the study</summary>
+<pre class="wide">{escape(params.PARAMS.read_text())}</pre></details>"""
+    write_text(path, pages.page("Provenance", body, '<a href="index.html">report</a>'))
+
+
+def _table(rows: Sequence[tuple[str, ...]], heads: list[str]) -> str:
+    return pd.DataFrame(rows, columns=heads).to_html(index=False, border=0)
+
+
+# ---- one zip for reviewers -----------------------------------------------------------------------
+
+
+NAME = Path("sic-bundle.zip")
+_REPORT = Path("reports")
+_SOURCES = ("params.yaml", "requirements.lock", "dvc.yaml", "dvc.lock")
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that equal files give an equal zip
+
+
+def files(study: Params) -> Iterator[Path]:
+    """What goes into the zip, below the study's folder: the report's pages that params.yaml asks
+    for, figures, measurements, notebooks' sources, settings and lock.
+
+    Raises:
+        SicError: if a page has not been made.
+    """
+    index = _REPORT / "index.html"
+    if not index.is_file():
+        raise SicError(f"no report: {index} has not been made; run python3 study.py first")
+    yield from map(Path, _SOURCES)
+    yield from sorted(Path("notebooks").glob("*.ipynb"))
+    # dvc.lock keeps what an earlier dvc.yaml left, too.
+    measured = (product.path for product in products())
+    yield from sorted({p for p in measured if p.parts[0] == "results" and p.is_file()})
+    yield from (index, _REPORT / "notebook.ipynb", PAGE)
+    for folder in ("figures", *pages.names(study)):
+        found = sorted(path for path in (_REPORT / folder).rglob("*") if path.is_file())
+        if not found:
+            raise SicError(
+                f"the report has no {_REPORT / folder}, which params.yaml asks for; "
+                "run python3 study.py first"
+            )
+        yield from found
+
+
+def bundle(path: Path) -> int:
+    """Write the zip, whole or not at all; everything lies in one folder of the zip's name.
+
+    Returns:
+        Bytes of the zip.
+
+    Raises:
+        SicError: if the report has not been made, or not from what lies here now.
+    """
+    study = params.load()
+    wanted = list(files(study))
+    if changed := _changed():
+        raise SicError(
+            f"the report is older than what lies here ({', '.join(changed)} would run anew); "
+            "run python3 study.py first"
+        )
+    write()
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for file in wanted:
+            entry = zipfile.ZipInfo(f"{path.stem}/{file.as_posix()}", _EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, file.read_bytes())
+    return path.stat().st_size
+
+
+def _changed() -> list[str]:
+    """Stages that DVC would run, or whose products were changed by hand."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        raise SicError(f"dvc status failed: {answer.stderr.strip().splitlines()[-1]}")
+    return sorted(json.loads(answer.stdout))
+
+
+def main() -> None:
+    """Write the page; with the word ``bundle``, the zip as well: ``bundle [FILE.zip]``."""
+    if sys.argv[1:2] != ["bundle"]:
+        write()
+        return
+    parser = argparse.ArgumentParser(prog="python3 study.py bundle", description=bundle.__doc__)
+    parser.add_argument("zip", type=Path, nargs="?", default=NAME, help=f"default: {NAME}")
+    path = parser.parse_args(sys.argv[2:]).zip
+    size = bundle(path)
+    print(f"{path}: {size / 1e6:.1f} MB; unpack it and open {path.stem}/reports/index.html")
+
+
+if __name__ == "__main__":
+    exit_on_error(main)

@@ -1,0 +1,291 @@
+"""Pictures to .sic files and back: single files, and whole folders with a progress bar.
+
+A layer fetched later has a file of its own: `photo.sic` holds the base, `photo.enhancement.sic`
+beside it the enhancement.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from sic.errors import SicError, StreamError
+from sic.files import cannot_write, sha256, write_bytes
+from sic.stream.container import MAX_BYTES, Layer, info, read_layers
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and `info` does not need it
+    from sic.stream.scalable import Reader, ScalableCodec
+
+SUFFIX = ".sic"
+SECOND = ".enhancement.sic"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to make from another."""
+
+    source: Path
+    target: Path
+
+
+class Sources:
+    """Which pictures the streams of a folder were made from: ``.sources``, kept beside them.
+
+    A line is added for each stream, the picture's SHA-256 and the stream's path below the folder;
+    the last line of a stream holds.  A stream's date tells nothing: a picture that takes the place
+    of another may be older.
+
+    Args:
+        folder: where the streams go; it need not be there yet.
+    """
+
+    NAME = ".sources"
+    #: In place of the checksum while a stream is being replaced.
+    UNKNOWN = "-"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder / self.NAME
+        self._digests: dict[str, str] = {}
+        if self._path.is_file():
+            # What cannot be read belongs to no stream, which is then written again.
+            for line in self._path.read_text(errors="replace").splitlines():
+                digest, _, name = line.partition("  ")
+                self._digests[name] = digest
+
+    def of(self, target: Path) -> str | None:
+        """SHA-256 of the picture that a stream was made from; None or UNKNOWN if not known."""
+        return self._digests.get(self._name(target))
+
+    def add(self, target: Path, digest: str) -> None:
+        """Note what a stream is made from.
+
+        Raises:
+            SicError: if the note cannot be written.
+        """
+        name = self._name(target)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(f"{digest}  {name}\n")
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        self._digests[name] = digest
+
+    def _name(self, target: Path) -> str:
+        return target.relative_to(self._folder).as_posix()
+
+
+def pair(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Job]:
+    """What to make from what: one file from one file, or a folder from a folder, level by level.
+
+    Args:
+        source: a file, or a folder whose files with ``suffixes`` are meant, at any depth.
+        target: a file ending in ``suffix``, or the folder to write to.
+
+    Raises:
+        SicError: if there is nothing to do, or two sources would become the same target.
+    """
+    if not source.is_dir():
+        if target.suffix.lower() != suffix:
+            raise SicError(f"{target} should end in {suffix}; name the file to write so")
+        return [Job(source, target)]
+    if target.is_file():
+        raise SicError(f"{source} is a folder and {target} a file; name a folder to write to")
+    made: dict[Path, Path] = {}
+    for path in listing(source, suffixes):
+        if path.name.endswith(SECOND):
+            continue
+        goal = target / path.relative_to(source).with_suffix(suffix)
+        if goal in made:
+            raise SicError(f"{made[goal]} and {path} would both become {goal}; rename one")
+        made[goal] = path
+    return [Job(path, goal) for goal, path in made.items()]
+
+
+def listing(source: Path, suffixes: set[str]) -> list[Path]:
+    """A file itself; or a folder's files with these suffixes, at any depth, sorted.
+
+    Raises:
+        SicError: if a folder holds none.
+    """
+    if not source.is_dir():
+        return [source]
+    found = [
+        path
+        for path in sorted(source.rglob("*"))
+        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    ]
+    if not found:
+        raise SicError(f"{source} holds no file ending in {', '.join(sorted(suffixes))}")
+    return found
+
+
+def encode(
+    codec: "ScalableCodec", jobs: Sequence[Job], split: bool, sources: Sources | None = None
+) -> None:
+    """Code pictures into a file each, or with ``split`` into a file a layer.
+
+    Args:
+        codec: writes the streams.
+        jobs: the pictures and their files.
+        split: whether each layer gets a file of its own.
+        sources: of the folder that is written; streams that a run before has made from the same
+            pictures with the same weights are left as they are.  None: every file is written.
+
+    Raises:
+        SicError: if a picture cannot be read, or a stream not written.
+    """
+    from sic import images
+
+    digests = {job: _digest(job.source) for job in jobs} if sources else {}
+    if sources:
+        jobs = [
+            job
+            for job in jobs
+            if sources.of(job.target) != digests[job] or not _written(codec, job, split)
+        ]
+    encodings = codec.encode_batch([images.read(job.source) for job in jobs])
+    for job, encoding in zip(jobs, encodings, strict=True):
+        if sources:  # if the run ends here, the old note must not vouch for the new stream
+            sources.add(job.target, sources.UNKNOWN)
+        if split and encoding.enhancement:
+            write_bytes(second_file(job.target), encoding.enhancement.stream)
+            write_bytes(job.target, encoding.base.stream)
+        else:
+            write_bytes(job.target, encoding.stream)
+        if sources:
+            sources.add(job.target, digests[job])
+
+
+def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> None:
+    """Decode files to PNGs; for people an enhancement may lie in a second file beside its base.
+
+    Raises:
+        StreamError: if a stream cannot be decoded.
+        SicError: if a file cannot be read or written.
+    """
+    from sic import images
+
+    try:
+        pictures = codec.decode_batch([_stream(job.source, layer) for job in jobs], layer)
+    except StreamError as error:
+        raise StreamError(f"{', '.join(str(job.source) for job in jobs)}: {error}") from error
+    for job, picture in zip(jobs, pictures, strict=True):
+        images.write_png(job.target, picture)
+
+
+def describe(path: Path) -> str:
+    """What is in a file: a table of its parts, and who wrote them."""
+    try:
+        layers = read_layers(read(path))
+    except StreamError as error:
+        raise StreamError(f"{path}: {error}") from error
+    size, first = sum(layer.size for layer in layers), layers[0]
+    bpp = 8 * size / (first.height * first.width)
+    lines = [
+        f"{path}: {first.width}×{first.height} pixels, {first.mode.name}, {size} bytes, "
+        f"{bpp:.4f} bpp",
+        f"  {'layer':<12}{'part':<8}{'bytes':>9}{'bits':>10}{'bpp':>9}",
+    ]
+    lines += [
+        f"  {part.layer:<12}{part.part:<8}{part.bits // 8:>9}{part.bits:>10}{part.bpp:>9.4f}"
+        for part in info(layers)
+    ]
+    lines += [f"  {_provenance(layer)}" for layer in layers]
+    return "\n".join(lines)
+
+
+def read(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        SicError: if it cannot be read, or is larger than any stream.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise StreamError(f"{path} has {size} bytes, more than any .sic file ({MAX_BYTES})")
+        return path.read_bytes()
+    except OSError as error:
+        raise SicError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def each(jobs: list[Job], work: Callable[[list[Job]], None], verb: str, batch: int) -> None:
+    """Do all jobs, with a progress bar if there are several; failures do not stop the others.
+
+    Args:
+        jobs: what to do.
+        work: does some of them together.
+        verb: what it is called.
+        batch: how many at a time.
+
+    Raises:
+        SicError: of the one job; or, of several, how many failed, after a line for each.
+    """
+    if len(jobs) == 1:
+        work(jobs)
+        return
+    failed = 0
+    with tqdm(total=len(jobs), desc=verb, unit="file") as bar:
+        for first in range(0, len(jobs), batch):
+            together = jobs[first : first + batch]
+            for error in _failures(together, work):
+                failed += 1
+                bar.write(f"sic: {error}", file=sys.stderr)
+            bar.update(len(together))
+    if failed:
+        raise SicError(f"{failed} of {len(jobs)} files failed; the others are done")
+
+
+def _failures(jobs: list[Job], work: Callable[[list[Job]], None]) -> Iterator[SicError]:
+    """Do jobs together; if that fails, one by one, to do those that can be done."""
+    try:
+        work(jobs)
+    except SicError as error:
+        if len(jobs) == 1:
+            yield error
+        else:
+            for job in jobs:
+                yield from _failures([job], work)
+
+
+def second_file(path: Path) -> Path:
+    """Where the enhancement of ``path`` lies if it has a file of its own."""
+    return path.with_name(path.name.removesuffix(SUFFIX) + SECOND)
+
+
+def _stream(path: Path, layer: "Reader") -> bytes:
+    stream = read(path)
+    second = second_file(path)
+    if layer == "human" and second.exists() and len(read_layers(stream)) == 1:
+        stream += read(second)
+    return stream
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise SicError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _written(codec: "ScalableCodec", job: Job, split: bool) -> bool:
+    """Whether the target is whole, and of these weights."""
+    try:
+        first = read_layers(read(job.target))
+        layers = first + (read_layers(read(second_file(job.target))) if split else [])
+    except SicError:
+        return False
+    wanted = [part.weights for part in (codec.base, codec.enhancement) if part]
+    return [layer.weights for layer in layers] == wanted and (not split or len(first) == 1)
+
+
+def _provenance(layer: Layer) -> str:
+    name = layer.kind.label
+    return (
+        f"{name}: {layer.slices} slice{'s' * (layer.slices != 1)}, weights {layer.weights.hex()}, "
+        f"written on {layer.platform}"
+    )

@@ -1,0 +1,219 @@
+"""From the latent to symbols and back: the one numerical path that writer and reader share.
+
+What a symbol's distribution depends on is computed by networks.  If writer and reader get it from
+different floating-point results they lose each other at the first symbol.  So these networks run
+
+- in float64 on the CPU, one picture at a time, whatever device the transforms use;
+- from exact values to exact values: ẑ is integers about the medians, each σ is one of 64, and
+  each ŷ_k is rounded to multiples of 1/256 before the next slice sees it.
+
+Machines then differ by some 10⁻¹⁴ before each rounding, and a value must lie that close to a
+border to come out differently; the digest of all exact values tells when it does.
+docs/format.md, section 5, has the measurements.
+"""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sic.codec.tcm import TCM
+from sic.errors import SicError, StreamError
+from sic.images import MULTIPLE, padded
+from sic.stream.entropy import (
+    LIMIT,
+    SymbolDecoder,
+    SymbolEncoder,
+    Symbols,
+    gaussian_tables,
+    learned_tables,
+    scale_index,
+)
+
+#: ŷ is a multiple of 1/GRID.
+GRID = 256
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What writer and reader of one layer agree on, bit for bit.
+
+    Args:
+        z: (hyper, H/64, W/64) int32, ẑ minus the medians.
+        y: (M, H/16, W/16) int32, round(y − μ).
+        y_hat: (1, M, H/16, W/16) float64, multiples of 1/256: ŷ after LRP.
+    """
+
+    z: Symbols
+    y: Symbols
+    y_hat: Tensor
+
+    def in_range(self) -> bool:
+        """Whether ŷ is finite, and small enough for float64 to hold its multiples of 1/256."""
+        return bool((self.y_hat.abs() < 2**52 / GRID).all())
+
+    def digest(self) -> bytes:
+        """BLAKE2b-64 of the three, in this order, little-endian; ŷ as 64-bit integers 256·ŷ."""
+        state = hashlib.blake2b(digest_size=8)
+        state.update(self.z.astype("<i4").tobytes())
+        state.update(self.y.astype("<i4").tobytes())
+        state.update((self.y_hat * GRID).numpy().astype("<i8").tobytes())
+        return state.digest()
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Size of one layer's symbols by the entropy model: −log₂ of their likelihoods, in bits.
+
+    Args:
+        z: of all ẑ.
+        y: of each slice.
+    """
+
+    z: float
+    y: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        """Of the layer."""
+        return self.z + sum(self.y)
+
+
+@dataclass(frozen=True)
+class CodedLatent:
+    """A latent, its two coded parts, and the bits that its likelihoods promise."""
+
+    latent: Latent
+    z_part: bytes
+    y_part: bytes
+    estimated: Bits
+
+
+class LatentCoder:
+    """Entropy coding of a codec's latents.
+
+    Args:
+        codec: any codec of the study; its weights are copied, in float64.
+    """
+
+    def __init__(self, codec: TCM) -> None:
+        self.codec = _in_float64(codec)
+        bottleneck = self.codec.entropy_bottleneck
+        self.medians = bottleneck.medians.detach().reshape(1, -1, 1, 1)
+        self.z_tables = learned_tables(bottleneck)
+
+    @torch.inference_mode()
+    def encode(self, y: Tensor, z: Tensor) -> CodedLatent:
+        """Quantise and code a latent.
+
+        Args:
+            y: g_a(x), (1, M, H/16, W/16).
+            z: h_a(y), (1, hyper, H/64, W/64).
+
+        Raises:
+            SicError: if values are not finite or beyond what a stream can hold.
+        """
+        codec = self.codec
+        z_symbols = _symbols(z.cpu().double() - self.medians, "z")
+        z_encoder = SymbolEncoder()
+        z_encoder.encode(z_symbols.flatten(), _channels(z_symbols.shape), self.z_tables)
+        z_hat = self._z_hat(z_symbols)
+        z_bits = _bits(codec.entropy_bottleneck(z_hat))
+
+        y_encoder = SymbolEncoder()
+        means, scales = codec.h_mean_s(z_hat), codec.h_scale_s(z_hat)
+        y_hat: list[Tensor] = []
+        symbols: list[Symbols] = []
+        y_bits: list[float] = []
+        for k, y_k in enumerate(y.cpu().double().chunk(codec.num_slices, dim=1)):
+            mu, scale, support = codec.slice_parameters(k, means, scales, y_hat)
+            q = _symbols(y_k - mu, "y")
+            y_encoder.encode(q.flatten(), scale_index(scale), gaussian_tables())
+            y_hat.append(self._y_hat(k, support, mu, q))
+            symbols.append(q)
+            rounded = mu + torch.from_numpy(q)
+            y_bits.append(_bits(codec.gaussian_conditional(rounded, scale, mu)))
+        latent = Latent(z_symbols, np.concatenate(symbols), torch.cat(y_hat, dim=1))
+        if not latent.in_range():
+            raise SicError("ŷ holds values that are not finite; the weights are bad, retrain them")
+        return CodedLatent(
+            latent, z_encoder.finish(), y_encoder.finish(), Bits(z_bits, tuple(y_bits))
+        )
+
+    @torch.inference_mode()
+    def decode(self, z_part: bytes, y_part: bytes, height: int, width: int) -> Latent:
+        """Read a latent back.
+
+        Args:
+            z_part, y_part: the coded parts.
+            height, width: of the picture in pixels, before padding.
+
+        Raises:
+            StreamError: if the parts are not what this codec writes for such a picture.  A latent
+                that comes back may still be wrong: compare its digest.
+        """
+        codec = self.codec
+        rows, cols = (side // MULTIPLE for side in padded(height, width))
+        per_slice = (codec.slice_channels, 8 * rows, 8 * cols)
+        z_shape = (codec.widths.hyper, 2 * rows, 2 * cols)
+
+        z_decoder = SymbolDecoder(z_part)
+        z_symbols = z_decoder.decode(_channels(z_shape), self.z_tables).reshape(z_shape)
+        z_decoder.finish()
+        z_hat = self._z_hat(z_symbols)
+
+        y_decoder = SymbolDecoder(y_part)
+        means, scales = codec.h_mean_s(z_hat), codec.h_scale_s(z_hat)
+        y_hat: list[Tensor] = []
+        symbols: list[Symbols] = []
+        for k in range(codec.num_slices):
+            mu, scale, support = codec.slice_parameters(k, means, scales, y_hat)
+            q = y_decoder.decode(scale_index(scale), gaussian_tables()).reshape(per_slice)
+            y_hat.append(self._y_hat(k, support, mu, q))
+            symbols.append(q)
+        y_decoder.finish()
+        latent = Latent(z_symbols, np.concatenate(symbols), torch.cat(y_hat, dim=1))
+        if not latent.in_range():
+            raise StreamError("the stream decodes to values that are not finite")
+        return latent
+
+    def _z_hat(self, z: Symbols) -> Tensor:
+        return torch.from_numpy(z).double().unsqueeze(0) + self.medians
+
+    def _y_hat(self, k: int, support: Tensor, mu: Tensor, q: Symbols) -> Tensor:
+        """ŷ_k = q + μ_k + LRP_k on the grid."""
+        y_hat_k = mu + torch.from_numpy(q)
+        y_hat_k = y_hat_k + self.codec.latent_residual(k, support, y_hat_k)
+        return torch.round(y_hat_k * GRID) / GRID
+
+
+def _in_float64(codec: TCM) -> TCM:
+    """A copy of a codec for the CPU, without the transforms that symbols do not depend on."""
+    transforms = (codec.g_a, codec.g_s, codec.h_a)
+    bare = copy.deepcopy(codec, {id(part): nn.Identity() for part in transforms})
+    return bare.eval().requires_grad_(False).cpu().double()
+
+
+def _symbols(values: Tensor, name: str) -> Symbols:
+    """(1, C, h, w) rounded to integers (C, h, w)."""
+    rounded = torch.round(values[0])
+    if not rounded.isfinite().all() or rounded.abs().max() > LIMIT:
+        raise SicError(
+            f"the latent {name} holds values that are not finite or beyond ±{LIMIT}; the weights "
+            "are bad, retrain them"
+        )
+    return rounded.numpy().astype(np.int32)
+
+
+def _channels(shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    """Table of each ẑ: its channel."""
+    channels, rows, cols = shape
+    return np.repeat(np.arange(channels, dtype=np.uint16), rows * cols)
+
+
+def _bits(likelihood: Tensor) -> float:
+    return float(-torch.log2(likelihood).sum())

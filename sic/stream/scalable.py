@@ -1,0 +1,356 @@
+"""A scalable stream of a picture: a base layer for machines, then an enhancement for people.
+
+    picture ── encode ──┬── base layer ──────────── decode(layer="machine") ── x̂_t
+                        └── enhancement layer ─ + ─ decode(layer="human") ──── x̂
+
+Rates in the study are the lengths of these bytes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sic import images
+from sic.codec import weights
+from sic.codec.fusion import AdditionalCodec, DifferenceCodec, fuse
+from sic.codec.tcm import TCM
+from sic.errors import SicError, StreamError
+from sic.images import Pixels
+from sic.stream import stripes
+from sic.stream.container import (
+    NOTHING,
+    Kind,
+    Layer,
+    Platform,
+    read_layer,
+    read_layers,
+    size_problem,
+)
+from sic.stream.latent import Bits, Latent, LatentCoder
+
+Reader = Literal["machine", "human"]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class EncodedLayer:
+    """One layer as its writer knows it.
+
+    Args:
+        stream: its bytes.
+        latent: what a reader must reconstruct from them.
+        estimated: the bits that the likelihoods promise, beside ``8 * len(stream)``.
+    """
+
+    stream: bytes
+    latent: Latent
+    estimated: Bits
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A picture's layers; the enhancement is None where the codec has none."""
+
+    base: EncodedLayer
+    enhancement: EncodedLayer | None
+
+    @property
+    def stream(self) -> bytes:
+        """The whole file."""
+        return self.base.stream + (self.enhancement.stream if self.enhancement else b"")
+
+
+class ScalableCodec:
+    """Writes and reads streams with the weights of a base and, for people, of an enhancement.
+
+    Args:
+        base: SA-ICM, or a human LIC that stands alone.
+        enhancement: the additional codec or the difference codec trained on this base.
+
+    Raises:
+        SicError: if the enhancement does not fit the base.
+    """
+
+    def __init__(
+        self, base: TCM, enhancement: AdditionalCodec | DifferenceCodec | None = None
+    ) -> None:
+        _check_fit(base, enhancement)
+        self.base = _LayerCodec(base, Kind.BASE)
+        self.enhancement: _LayerCodec | None = None
+        if enhancement is not None:
+            fused = isinstance(enhancement, AdditionalCodec)
+            self.enhancement = _LayerCodec(enhancement, Kind.FUSION if fused else Kind.DIFFERENCE)
+
+    @classmethod
+    def load(
+        cls,
+        base_path: Path | str,
+        enhancement_path: Path | str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "ScalableCodec":
+        """From checkpoints of :mod:`sic.codec.weights`.
+
+        Args:
+            base_path, enhancement_path: the checkpoints.
+            device: where g_a, h_a and g_s run; what symbols depend on always runs on the CPU
+                (:mod:`sic.stream.latent`).
+
+        Raises:
+            SicError: if a checkpoint cannot be loaded, the two do not fit each other, or the
+                enhancement was trained on another base.
+        """
+        base = weights.load(Path(base_path), device)
+        if enhancement_path is None:
+            return cls(base)
+        # Published checkpoints do not say what they were trained on.
+        trained_on = weights.metadata(Path(enhancement_path))["origin"].get("base")
+        given = weights.metadata(Path(base_path))["fingerprint"]
+        if trained_on not in (None, given):
+            raise SicError(
+                f"{enhancement_path} was trained on another base ({trained_on[:16]}) than "
+                f"{base_path} ({given[:16]}); give the base it was trained on"
+            )
+        enhancement = weights.load(Path(enhancement_path), device)
+        if not isinstance(enhancement, AdditionalCodec | DifferenceCodec):
+            raise SicError(
+                f"{enhancement_path} holds a {type(enhancement).__name__}, no enhancement; give "
+                "the checkpoint of an additional or a difference codec"
+            )
+        return cls(base, enhancement)
+
+    def encode(self, image: Pixels) -> bytes:
+        """Code a picture: the base layer, then the enhancement if the codec has one.
+
+        Args:
+            image: uint8 (H, W, 3) RGB, at most ``sic.stream.container.MAX_PIXELS`` pixels.
+
+        Raises:
+            SicError: if the picture is not of that form, or the weights give no finite numbers.
+        """
+        return self.encode_layers(image).stream
+
+    def encode_layers(self, image: Pixels) -> Encoding:
+        """As :meth:`encode`, with the layers apart and all that their writer knows of them.
+
+        ``.base.stream`` and ``.enhancement.stream`` may be kept in two files; joined, they are
+        the whole.
+        """
+        return self.encode_batch([image])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, pictures: Sequence[Pixels]) -> list[Encoding]:
+        """As :meth:`encode_layers` of each picture.
+
+        Those of one size, once padded, go through g_a and h_a as one batch, which is what a GPU
+        is quicker with; what symbols depend on is computed picture by picture
+        (:mod:`sic.stream.latent`), so that a file can be read whatever it was written beside.
+        """
+        for image in pictures:
+            _check_picture(image)
+        return _by_size(
+            [images.padded(*image.shape[:2]) for image in pictures], pictures, self._encode
+        )
+
+    def _encode(self, pictures: list[Pixels]) -> list[Encoding]:
+        """Of pictures that have one size when padded."""
+        sizes = [(image.shape[0], image.shape[1]) for image in pictures]
+        x = torch.cat([images.pad(images.to_tensor(image)) for image in pictures])
+        bases = self.base.encode(x, sizes, [NOTHING] * len(sizes))
+        if self.enhancement is None:
+            return [Encoding(base, None) for base in bases]
+        if self.enhancement.kind is Kind.DIFFERENCE:
+            x = x - self._x_hat_t(torch.cat([base.latent.y_hat for base in bases]))
+        below = [base.latent.digest() for base in bases]
+        enhancements = self.enhancement.encode(x, sizes, below)
+        return [Encoding(*layers) for layers in zip(bases, enhancements, strict=True)]
+
+    def decode(self, stream: bytes, layer: Reader = "machine") -> Pixels:
+        """The picture in a stream, uint8 (H, W, 3) RGB.
+
+        Args:
+            stream: a file, or for "machine" any beginning of it that holds the base layer; an
+                enhancement kept apart is joined to its base: ``base + enhancement``.
+            layer: "machine" for x̂_t (of a LIC alone: its x̂), "human" for x̂.
+
+        Raises:
+            StreamError: if the stream is damaged, incomplete, of other weights, or does not
+                reconstruct exactly on this machine.
+            SicError: if the codec has no enhancement and "human" is asked for.
+        """
+        return self.decode_batch([stream], layer)[0]
+
+    @torch.inference_mode()
+    def decode_batch(self, streams: Sequence[bytes], layer: Reader = "machine") -> list[Pixels]:
+        """As :meth:`decode` of each stream; g_s takes those of one padded size as one batch."""
+        records = [self._layers(stream, layer) for stream in streams]
+        sizes = [images.padded(layers[0].height, layers[0].width) for layers in records]
+        return _by_size(sizes, records, lambda same: self._decode(same, layer))
+
+    def _decode(self, records: list[list[Layer]], layer: Reader) -> list[Pixels]:
+        """Of streams whose pictures have one size when padded."""
+        latents = zip(*(self._read(layers) for layers in records), strict=True)
+        y_hat = [torch.cat([latent.y_hat for latent in of_layer]) for of_layer in latents]
+        x_hat = self._x_hat_t(y_hat[0]) if layer == "machine" else self._x_hat(*y_hat)
+        return [
+            images.to_uint8(images.crop(x_hat[i : i + 1], layers[0].height, layers[0].width))
+            for i, layers in enumerate(records)
+        ]
+
+    @torch.inference_mode()
+    def decode_latents(self, stream: bytes, layer: Reader = "machine") -> list[Latent]:
+        """What :meth:`decode` reconstructs before synthesis: the base's latent, then for "human"
+        the enhancement's.  They equal the writer's, bit for bit.
+
+        Args, raises: as :meth:`decode`.
+        """
+        return self._read(self._layers(stream, layer))
+
+    def _layers(self, stream: bytes, layer: Reader) -> list[Layer]:
+        """The records that are needed, checked for what they are before anything is decoded."""
+        if layer == "machine":
+            layers = [read_layer(stream)]
+        elif layer == "human":
+            if self.enhancement is None:
+                raise SicError("the picture for people needs the weights of an enhancement codec")
+            layers = read_layers(stream)
+        else:
+            raise SicError(f"no layer {layer!r}; ask for machine or human")
+        if layers[0].kind is not Kind.BASE:
+            raise StreamError(
+                "this is an enhancement layer alone; join the file of its base layer before it"
+            )
+        if layer == "human" and len(layers) == 1:
+            raise StreamError(
+                "the stream has no enhancement layer; fetch it, or decode the layer for machines"
+            )
+        for codec, record in zip((self.base, self.enhancement), layers, strict=False):
+            assert codec is not None
+            codec.check(record)
+        return layers
+
+    def _read(self, layers: list[Layer]) -> list[Latent]:
+        codecs = (self.base, self.enhancement)
+        return [codec.decode(layer) for codec, layer in zip(codecs, layers, strict=False) if codec]
+
+    def _x_hat_t(self, y_hat: Tensor) -> Tensor:
+        """(5): the padded pictures for machines, as 8 bits have them, on the CPU."""
+        return images.quantise(self.base.synthesise(y_hat))
+
+    def _x_hat(self, y_hat: Tensor, enhancement: Tensor) -> Tensor:
+        """(8), or of the difference codec x̂_t + d̂: the padded pictures for people, on the CPU."""
+        assert self.enhancement is not None
+        if self.enhancement.kind is Kind.DIFFERENCE:
+            return self._x_hat_t(y_hat) + self.enhancement.synthesise(enhancement)
+        return self.enhancement.synthesise(fuse(y_hat, enhancement))
+
+
+class _LayerCodec:
+    """One codec as writer and reader of one layer."""
+
+    def __init__(self, codec: TCM, kind: Kind) -> None:
+        self.codec = codec.eval()
+        self.kind = kind
+        self.weights = bytes.fromhex(weights.fingerprint(codec))[:8]
+        self.latent_coder = LatentCoder(codec)
+        like = next(codec.parameters())
+        self.device, self.dtype = like.device, like.dtype
+
+    def encode(
+        self, x: Tensor, sizes: Sequence[tuple[int, int]], below: Sequence[bytes]
+    ) -> list[EncodedLayer]:
+        """The layer of each picture in a batch, with its size before padding."""
+        y = stripes.analyse(self.codec.g_a, x.to(self.device, self.dtype))
+        z = self.codec.h_a(y)
+        latents = zip(y.split(1), z.split(1), sizes, below, strict=True)
+        return [self._encode(*latent) for latent in latents]
+
+    def _encode(self, y: Tensor, z: Tensor, size: tuple[int, int], below: bytes) -> EncodedLayer:
+        coded = self.latent_coder.encode(y, z)
+        layer = Layer(
+            kind=self.kind,
+            slices=self.codec.num_slices,
+            height=size[0],
+            width=size[1],
+            platform=Platform.here(),
+            weights=self.weights,
+            symbols=coded.latent.digest(),
+            below=below,
+            z=coded.z_part,
+            y=coded.y_part,
+        )
+        return EncodedLayer(layer.pack(), coded.latent, coded.estimated)
+
+    def check(self, layer: Layer) -> None:
+        """Refuse a layer of another kind or of other weights."""
+        if layer.kind is not self.kind:
+            raise StreamError(
+                f"the stream's layer is of kind {layer.kind.label}, these weights are of kind "
+                f"{self.kind.label}; give the weights it was written with"
+            )
+        if layer.weights != self.weights:
+            raise StreamError(
+                f"the {layer.kind.label} layer was written with the weights {layer.weights.hex()}, "
+                f"not these ({self.weights.hex()}); give the weights it was written with"
+            )
+
+    def decode(self, layer: Layer) -> Latent:
+        try:
+            latent = self.latent_coder.decode(layer.z, layer.y, layer.height, layer.width)
+        except StreamError as error:
+            raise self._numbers_differ(layer) from error
+        if latent.digest() != layer.symbols:
+            raise self._numbers_differ(layer)
+        return latent
+
+    def _numbers_differ(self, layer: Layer) -> StreamError:
+        return StreamError(
+            f"the numbers of the {layer.kind.label} layer come out differently here "
+            f"({Platform.here()}) than where it was written ({layer.platform}), although file and "
+            "weights are right; decode it on such a machine, or write it again"
+        )
+
+    def synthesise(self, y_hat: Tensor) -> Tensor:
+        """g_s, back on the CPU."""
+        y_hat = y_hat.to(self.device, self.dtype)
+        return stripes.synthesise(self.codec.g_s, y_hat).cpu()
+
+
+def _by_size(
+    sizes: Sequence[tuple[int, int]],
+    items: Sequence[T],
+    work: Callable[[list[T]], list[R]],
+) -> list[R]:
+    """``work`` on the items of each size together, its results in the items' order."""
+    results: dict[int, R] = {}
+    for size in dict.fromkeys(sizes):
+        same = [i for i, other in enumerate(sizes) if other == size]
+        results |= zip(same, work([items[i] for i in same]), strict=True)
+    return [results[i] for i in range(len(items))]
+
+
+def _check_picture(image: Pixels) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise SicError(
+            f"a picture to encode is uint8 (H, W, 3), not {image.dtype} {image.shape}; read "
+            "it with sic.images.read"
+        )
+    if problem := size_problem(image.shape[0], image.shape[1]):
+        raise SicError(problem)
+
+
+def _check_fit(base: TCM, enhancement: AdditionalCodec | DifferenceCodec | None) -> None:
+    if type(base) is not TCM:
+        raise SicError(f"a {type(base).__name__} is no base; give the weights of SA-ICM or a LIC")
+    if isinstance(enhancement, AdditionalCodec):
+        needs, has = (enhancement.base_M, enhancement.base_slices), (base.M, base.num_slices)
+        if needs != has:
+            raise SicError(
+                "the additional codec is for a base with M={}, num_slices={}; ".format(*needs)
+                + "this base has M={}, num_slices={}".format(*has)
+            )

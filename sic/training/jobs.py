@@ -1,0 +1,339 @@
+"""The codecs that the study trains: what each starts from, minimises, and leaves.
+
+A notebook of the pipeline trains one of them in one process.  Several GPUs or machines do the same
+beforehand, and the stage takes up what they end with::
+
+    torchrun --nproc-per-node 8 -m sic train fusion m=5 quality=q2
+    dvc repro fusion@5-q2
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+
+from sic import params
+from sic.codec import loss as losses
+from sic.codec import tcm, weights
+from sic.codec.fusion import AdditionalCodec, DifferenceCodec
+from sic.codec.loss import StepLoss
+from sic.codec.tcm import TCM
+from sic.data import crops
+from sic.errors import SicError
+from sic.files import write_text
+from sic.training import loop
+from sic.training.run import Run
+
+AnyCodec = TypeVar("AnyCodec", bound=TCM)
+
+#: `init` that stands for new weights; a marker file, so that DVC has one path to depend on.
+SCRATCH = "scratch"
+MASKS = Path("data/edges")
+ARTIFACTS = Path("artifacts")
+BASE = ARTIFACTS / "sa_icm/codec.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One codec to train.
+
+    Args:
+        codec: with its initial weights; :func:`sic.training.loop.train` changes it in place.
+        loss: what it minimises.
+        run: on what, how long, and all else that the result depends on.
+        title: codec and point, for figures.
+        start: file of the initial weights, or `scratch`.
+    """
+
+    codec: TCM
+    loss: StepLoss
+    run: Run
+    title: str
+    start: str
+
+    def train(self, show: Callable[[pd.DataFrame], None] | None = None) -> pd.DataFrame:
+        """The history of :func:`sic.training.loop.train`, begun or taken up where it stopped."""
+        return loop.train(self.codec, self.loss, self.run, show=show)
+
+
+def sa_icm(study: params.Params) -> Job:
+    """The base, with (2) on the edges of ``data/edges``."""
+    stage = study.sa_icm
+    codec, start = initial(lambda: TCM(**widths(study.codec)), stage, study.seed, "base")
+    about = {"stage": "sa_icm", "lmbda": stage.lmbda}
+    run = _run("sa_icm", study, stage, about, MASKS)
+    loss = losses.machine_loss(stage.lmbda)
+    return Job(codec, loss, run, f"SA-ICM, λ = {stage.lmbda}", start)
+
+
+def lic(study: params.Params, quality: str) -> Job:
+    """The human LIC at a rate point, with (1)."""
+    stage, lmbda = study.lic, _lmbda(study, quality)
+    codec, start = initial(lambda: TCM(**widths(study.codec)), stage, study.seed, quality)
+    run = _run(f"lic/{quality}", study, stage, {"stage": "lic", "lmbda": lmbda})
+    return Job(codec, losses.human_loss(lmbda), run, f"LIC, λ = {lmbda}", start)
+
+
+def fusion(study: params.Params, m: int, quality: str) -> Job:
+    """The additional codec with m slices at a rate point, with (3), on the frozen base."""
+    stage, lmbda = study.fusion, _lmbda(study, quality)
+    codec, start = initial(
+        lambda: AdditionalCodec(m, **widths(study.codec)), stage, study.seed, f"m{m}-{quality}"
+    )
+    about = {"stage": "fusion", "m": m, "lmbda": lmbda, "base": _base_fingerprint()}
+    run = _run(f"fusion/m{m}-{quality}", study, stage, about)
+    loss = losses.additional_loss(weights.load(BASE), lmbda)
+    return Job(codec, loss, run, f"Feature fusion, m = {m}, λ = {lmbda}", start)
+
+
+def difference(study: params.Params, quality: str) -> Job:
+    """The DC model at a rate point, with (3), on the frozen base's picture."""
+    stage, lmbda = study.difference, _lmbda(study, quality)
+    codec, start = initial(
+        lambda: DifferenceCodec(**widths(study.codec)), stage, study.seed, quality
+    )
+    about = {"stage": "difference", "lmbda": lmbda, "base": _base_fingerprint()}
+    run = _run(f"difference/{quality}", study, stage, about)
+    loss = losses.difference_loss(weights.load(BASE), lmbda)
+    return Job(codec, loss, run, f"Difference codec, λ = {lmbda}", start)
+
+
+def finish(job: Job, history: pd.DataFrame) -> None:
+    """Leave ``codec.safetensors`` and ``history.csv`` in ``artifacts/<run.name>``; the checkpoints
+    of the run are not needed any more and go."""
+    run, folder = job.run, ARTIFACTS / job.run.name
+    origin = dict(run.about) | {"init": job.start, "steps": run.steps, "seed": run.seed}
+    origin |= {"photos": len(run.photos), "train": run.settings.model_dump()}
+    weights.save(folder / "codec.safetensors", job.codec, origin)
+    write_text(folder / "history.csv", history.to_csv(index=False, float_format="%.6g"))
+    loop.forget(run.name)
+
+
+def initial(
+    empty: Callable[[], AnyCodec], settings: params.Training, seed: int, item: str
+) -> tuple[AnyCodec, str]:
+    """The codec a stage starts from: new weights from the seed, or those of a checkpoint.
+
+    A codec may start from any other of its size; an additional one, from the first m slices of
+    a base, a LIC, or an additional codec that has as many.
+
+    Args:
+        empty: makes the codec.
+        settings: of the stage; `init` is a checkpoint, a folder that has one for each item
+            (``<item>.safetensors``), or ends in `scratch`.
+        seed: of new weights.
+        item: the stage's item: `q2`, `m5-q2`, ….
+
+    Returns:
+        The codec, and the file it started from, or `scratch`.
+
+    Raises:
+        SicError: if the checkpoint is not there, or not of a size that fits.
+    """
+    torch.manual_seed(seed)
+    codec = empty()
+    path = Path(settings.init)
+    if path.name == SCRATCH:
+        return codec, SCRATCH
+    if path.is_dir():
+        path = _of_item(path, item)
+    _take(codec, weights.load(path), path)
+    return codec, str(path)
+
+
+def _of_item(folder: Path, item: str) -> Path:
+    """The checkpoint of an item in a folder that has one for each."""
+    path = folder / f"{item}.safetensors"
+    if not path.is_file():
+        others = ", ".join(sorted(file.stem for file in folder.glob("*.safetensors")))
+        there = f"only {others}" if others else "nor any other"
+        raise SicError(
+            f"init: {folder} has no {path.name}, {there}; add it, or set `init` to one file, or to "
+            f"data/weights/{SCRATCH}"
+        )
+    return path
+
+
+def _take(codec: TCM, start: TCM, path: Path) -> None:
+    if isinstance(codec, AdditionalCodec):
+        try:
+            codec.start_from(start)
+        except ValueError as error:
+            raise SicError(f"{path}: {error}; change `codec` in params.yaml or `init`") from None
+        return
+    about, wanted = ({**weights.settings(c), "kind": ""} for c in (start, codec))
+    if about != wanted:
+        raise SicError(
+            f"{path} has the sizes {about}, but the stage needs {wanted}; change `codec` in "
+            "params.yaml or `init`"
+        )
+    codec.load_state_dict(start.state_dict())
+
+
+def widths(settings: params.Codec) -> dict[str, Any]:
+    """Arguments of TCM, DifferenceCodec and (with m) AdditionalCodec from params.yaml."""
+    sizes = settings.model_dump()
+    main = {key: sizes.pop(key) for key in ("N", "M", "num_slices")}
+    return {**main, "widths": tcm.Widths(**sizes)}
+
+
+def _lmbda(study: params.Params, quality: str) -> float:
+    if quality not in study.quality:
+        known = ", ".join(study.quality)
+        raise SicError(f"params.yaml has no rate point {quality}: there are {known}")
+    return study.quality[quality].lmbda
+
+
+def _base_fingerprint() -> str:
+    found: str = weights.metadata(BASE)["fingerprint"]
+    return found
+
+
+def _run(
+    name: str,
+    study: params.Params,
+    stage: params.Training,
+    about: Mapping[str, Any],
+    masks: Path | None = None,
+) -> Run:
+    return Run(
+        name=name,
+        settings=study.train,
+        steps=stage.budget,
+        seed=study.seed,
+        photos=crops.photos("train", study.data, masks),
+        validation=crops.photos("validation", study.data, masks),
+        about=about,
+    )
+
+
+def job(study: params.Params, words: Sequence[str]) -> Job:
+    """The job that words name: ``fusion m=5 quality=q2``, ``sa_icm``, ….
+
+    Raises:
+        SicError: for words that name none.
+    """
+    makers: dict[str, Callable[..., Job]] = {
+        "sa_icm": sa_icm,
+        "lic": lic,
+        "fusion": fusion,
+        "difference": difference,
+    }
+    items = {"sa_icm": set(), "fusion": {"m", "quality"}}
+    name, *rest = words or [""]
+    given = dict(word.partition("=")[::2] for word in rest)
+    if name not in makers or set(given) != items.get(name, {"quality"}):
+        raise SicError(
+            f"no codec {' '.join(words)!r}; name one of: sa_icm | lic quality=q2 | "
+            "fusion m=3 quality=q2 | difference quality=q2"
+        )
+    values: dict[str, Any] = dict(given)
+    if "m" in values:
+        if values["m"] not in map(str, range(1, study.codec.num_slices + 1)):
+            raise SicError(f"m={values['m']} must lie between 1 and {study.codec.num_slices}")
+        values["m"] = int(values["m"])
+    return makers[name](study, **values)
+
+
+# ---- weights for others to start from ------------------------------------------------------------
+
+# Rounding to float16 halves the files and changes pictures less than training noise does.  The
+# base is shipped first and taken up as it is (``train: false``), so that what builds on it was
+# trained on just the weights that stand beside it.
+
+
+WEIGHTS = Path("data/weights")
+CARDS = "cards.md"
+SHIPPED_BASE = "sa_icm"
+
+
+def ship(
+    names: list[str], study: params.Params, artifacts: Path = ARTIFACTS, folder: Path = WEIGHTS
+) -> Path:
+    """Round trained codecs to float16 and write ``folder/<name>.safetensors`` and the cards.
+
+    Args:
+        names: some of ``study.codecs``; those shipped before keep their files.
+        study: of which the codecs are.
+        artifacts: where training left them.
+        folder: where weights go.
+
+    Returns:
+        The file of the cards, which describes every codec that is there.
+
+    Raises:
+        SicError: for a name that is no codec, a codec that has not been trained, or one that was
+            trained on another base than the one that is shipped.
+    """
+    known = study.codecs
+    for name in names:
+        if name not in known:
+            raise SicError(f"no codec {name} in params.yaml: there are {', '.join(known)}")
+    for name in sorted(names, key=known.index):
+        source = artifacts / name / "codec.safetensors"
+        origin: dict[str, Any] = weights.metadata(source)["origin"]
+        _check_base(source, origin, folder)
+        codec = weights.load(source)
+        round_to_half(codec)
+        origin["validation"] = _last_validation(artifacts / name / "history.csv")
+        weights.save(folder / f"{name}.safetensors", codec, origin)
+    cards = folder / CARDS
+    write_text(cards, _cards({n: p for n in known if (p := folder / f"{n}.safetensors").is_file()}))
+    return cards
+
+
+@torch.no_grad()
+def round_to_half(codec: TCM) -> None:
+    """Round every parameter to the nearest value that float16 holds, in place."""
+    for parameter in codec.parameters():
+        parameter.copy_(parameter.half().float())
+
+
+def _check_base(source: Path, origin: dict[str, Any], folder: Path) -> None:
+    if "base" not in origin:
+        return
+    shipped = weights.metadata(folder / f"{SHIPPED_BASE}.safetensors")["fingerprint"]
+    if origin["base"] != shipped:
+        raise SicError(
+            f"{source} was trained on another base than {folder}/{SHIPPED_BASE}.safetensors; ship "
+            "the base first, take it up with `sa_icm: {init: …, train: false}`, and train again"
+        )
+
+
+def _last_validation(history: Path) -> dict[str, float]:
+    """Loss, bpp and PSNR of the last validation, as training measured them."""
+    rows = pd.read_csv(history)
+    row = rows[rows.split == "validation"].iloc[-1]
+    return {name: float(row[name]) for name in ("loss", "bpp", "psnr")}
+
+
+def _cards(files: dict[str, Path]) -> str:
+    """One row a codec, from the metadata of its file."""
+    names = (
+        *("file", "λ", "steps", "from", "photos", "batch × crop", "learning rate", "seed"),
+        *("validation bpp", "PSNR (dB)", "parameters", "bytes", "fingerprint"),
+    )
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for name, path in files.items():
+        about = weights.metadata(path)
+        origin, settings = about["origin"], about["origin"]["train"]
+        cells = (
+            f"`{name}.safetensors`",
+            origin["lmbda"],
+            origin["steps"],
+            origin["init"],
+            origin["photos"],
+            f"{settings['batch']} × {settings['crop']}²",
+            f"{settings['learning_rate']:g} {settings['schedule']}",
+            origin["seed"],
+            f"{origin['validation']['bpp']:.3f}",
+            f"{origin['validation']['psnr']:.2f}",
+            f"{sum(p.numel() for p in weights.build(about['settings']).parameters()):,}",
+            f"{path.stat().st_size:,}",
+            f"`{about['fingerprint'][:16]}`",
+        )
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,312 @@
+"""One training loop for every codec of the study.
+
+What differs between SA-ICM, the human LIC, the additional and the difference codec is the loss;
+crops, optimisers, validation and checkpoints are the same.  Every random number follows from the
+seed, the number of the step and the part of the batch, so that a run that was stopped continues as
+if it never had been, and several processes compute what one would.
+
+Started by torchrun or SLURM, the processes share the parts of each batch (data parallel, through
+Lightning Fabric).
+"""
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from sic import images, params
+from sic.codec.loss import Loss, StepLoss
+from sic.codec.tcm import TCM
+from sic.data import crops
+from sic.data.crops import Crop, Crops
+from sic.errors import SicError
+from sic.training.run import Run, State
+from sic.work import Worker
+
+if TYPE_CHECKING:  # importing it takes as long as PyTorch and all else together
+    from lightning_fabric import Fabric
+
+
+def device(name: params.Device) -> torch.device:
+    """The device that a `device` setting asks for.
+
+    Raises:
+        SicError: if it asks for a GPU that is not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SicError("params.yaml asks for device cuda, but no GPU is to be had; set it to auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def fabric(settings: params.Train) -> "Fabric":
+    """This process among those that train one codec together; alone unless torchrun or SLURM
+    started several.
+
+    Raises:
+        SicError: if the batch cannot be shared evenly, or the device is not there.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
+    worker = Worker.from_environment()
+    if settings.accumulate % worker.size:
+        raise SicError(
+            f"train.accumulate is {settings.accumulate}, which {worker.size} processes cannot "
+            "share evenly; set it to a multiple in params.yaml (the codec does not depend on how "
+            "many processes compute it)"
+        )
+    on = device(settings.device)
+    if settings.precision == "bf16-mixed" and on.type == "cuda" and not _has_bfloat16():
+        raise SicError("this GPU has no bfloat16; set train.precision to float32 in params.yaml")
+    nodes, local = _layout(worker)
+    joined = Fabric(
+        accelerator=on.type,
+        devices=local,
+        num_nodes=nodes,
+        strategy="ddp" if worker.size > 1 else "auto",
+        precision="bf16-mixed" if settings.precision == "bf16-mixed" else "32-true",
+        # Inside of a SLURM job Fabric would take a process on its own for one of the job's tasks.
+        plugins=LightningEnvironment() if worker.size == 1 else None,
+    )
+    joined.launch()
+    return joined
+
+
+def _layout(worker: Worker) -> tuple[int, int]:
+    """On how many machines this process and its like run, and how many of them on each."""
+    if worker.size == 1:
+        return 1, 1
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return worker.size // local, local
+    # A step of a SLURM job may have fewer machines than the job.
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")))
+    return nodes, worker.size // nodes
+
+
+def _has_bfloat16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+# ---- the loop -------------------------------------------------------------------------------
+
+
+def train(
+    codec: TCM,
+    step_loss: StepLoss,
+    run: Run,
+    folder: Path = Path("checkpoints"),
+    show: Callable[[pd.DataFrame], None] | None = None,
+) -> pd.DataFrame:
+    """Train a codec in place, or continue a run that was stopped.
+
+    The state of an unfinished run lies in ``folder/<run.name>/<fingerprint>/``; :func:`forget`
+    removes it when its results are safe.
+
+    Args:
+        codec: the codec, with its initial weights; in eval mode on the CPU afterwards.
+        step_loss: one of the losses above.
+        run: what to train on, and how long.
+        folder: where unfinished runs are kept.
+        show: called with the history so far after every validation.
+
+    Returns:
+        The history: step, split (train or validation), loss, bpp, psnr.
+
+    Raises:
+        SicError: if the loss is not finite, a checkpoint cannot be written, or another process
+            trains this run.
+    """
+    joined = fabric(run.settings)
+    here = folder / run.name / run.fingerprint(codec)
+    here.mkdir(parents=True, exist_ok=True)
+    # One process holds the run for all that train it together.
+    alone = FileLock(here.with_suffix(".lock"), timeout=0) if joined.is_global_zero else None
+    try:
+        with alone or nullcontext():
+            return _train(codec, step_loss, run, here, show, joined)
+    except Timeout:
+        raise SicError(
+            f"{run.name} is being trained by another process, perhaps left over from a killed run; "
+            "wait for it, or end it and run the same command again"
+        ) from None
+
+
+def _train(
+    codec: TCM,
+    step_loss: StepLoss,
+    run: Run,
+    folder: Path,
+    show: Callable[[pd.DataFrame], None] | None,
+    joined: "Fabric",
+) -> pd.DataFrame:
+    """:func:`train`, with the run's lock in hand."""
+    state = State(codec.to(joined.device), run)
+    state.load(folder)
+    codec.recompute(run.settings.recompute)
+    saved = time.monotonic()
+    if not state.history.rows:
+        state.history.close(0, _validate(state, step_loss, run, joined))
+    parts = iter(_parts(run, state.step, joined))
+    with tqdm(
+        total=run.steps,
+        initial=state.step,
+        desc=run.name,
+        unit="step",
+        disable=not joined.is_global_zero,
+    ) as bar:
+        while state.step < run.steps:
+            total = _step(state, step_loss, parts, run, joined)
+            bar.update()
+            bar.set_postfix(loss=f"{total:.3f}", refresh=False)
+            last = state.step == run.steps
+            if state.step % run.settings.validate_every == 0 or last:
+                state.history.close(state.step, _validate(state, step_loss, run, joined))
+                if show:
+                    show(state.history.frame())
+            if joined.is_global_zero and (
+                last or time.monotonic() - saved > run.settings.checkpoint_every
+            ):
+                state.save(folder)
+                saved = time.monotonic()
+    joined.barrier()
+    codec.load_state_dict(state.measured.state_dict())
+    codec.recompute(False)
+    codec.eval().cpu()
+    return state.history.frame()
+
+
+def forget(name: str, folder: Path = Path("checkpoints")) -> None:
+    """Remove the state of a run whose results are safe."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Numbers of the crops of this process's parts of the batches, from a step on.
+
+    Part p of step s has the crops s·batch + p·size … + size − 1, whoever computes it.
+    """
+
+    run: Run
+    first_step: int
+    rank: int
+    processes: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        settings = self.run.settings
+        size = settings.batch // settings.accumulate
+        for step in range(self.first_step, self.run.steps):
+            for part in range(self.rank, settings.accumulate, self.processes):
+                first = step * settings.batch + part * size
+                yield list(range(first, first + size))
+
+
+def _parts(run: Run, first_step: int, joined: "Fabric") -> DataLoader[Crop]:
+    """The parts of the batches that this process computes, from ``first_step`` on."""
+    settings = run.settings
+    numbered = Crops(run.photos, settings.crop, run.steps * settings.batch, run.seed)
+    shares = _Shares(run, first_step, joined.global_rank, joined.world_size)
+    return DataLoader(
+        numbered,
+        batch_sampler=shares,
+        num_workers=settings.workers,
+        pin_memory=joined.device.type == "cuda",
+    )
+
+
+def _step(
+    state: State, step_loss: StepLoss, parts: Iterator[Crop], run: Run, joined: "Fabric"
+) -> float:
+    """One step of both optimisers; returns L.
+
+    Gradients are averaged in one all-reduce rather than by DDP's hooks: those cannot tell the
+    gradients of L from those of the bottleneck's auxiliary loss.
+    """
+    settings = run.settings
+    state.codec.train()
+    state.net.zero_grad()
+    state.aux.zero_grad()
+    values = torch.zeros(3, dtype=torch.float64, device=joined.device)
+    for part in range(joined.global_rank, settings.accumulate, joined.world_size):
+        _seed(run.seed, state.step, part)
+        x, m_x = (tensor.to(joined.device, non_blocking=True) for tensor in next(parts))
+        with joined.autocast():
+            losses = step_loss(state.codec, x, m_x)
+        (losses.total / settings.accumulate).backward()
+        values += _values(losses) / settings.accumulate
+    _add_up(state.codec, values, joined)
+    total, bpp, mse = values.tolist()
+    if not math.isfinite(total):
+        raise SicError(
+            f"{run.name}: the loss is {total} at step {state.step}; lower "
+            "train.learning_rate or train.clip in params.yaml"
+        )
+    clip_grad_norm_(state.codec.parameters(), settings.clip)
+    state.net.step()
+    state.codec.aux_loss().backward()
+    state.aux.step()
+    state.schedule.step()
+    state.step += 1
+    if state.average is not None:
+        state.average.update_parameters(state.codec)
+    state.history.add((total, bpp, mse))
+    return total
+
+
+def _seed(seed: int, step: int, part: int) -> None:
+    """The noise of a part of a step follows from its numbers: nothing to store for continuing."""
+    drawn = np.random.SeedSequence((seed, step, part)).generate_state(1, np.uint64)
+    torch.manual_seed(int(drawn[0] >> np.uint64(1)))
+
+
+def _add_up(codec: TCM, values: Tensor, joined: "Fabric") -> None:
+    """Sum gradients and values over the processes, in place."""
+    grads = [p.grad for p in codec.parameters() if p.grad is not None]
+    if joined.world_size > 1:
+        flat = _sum(torch.cat([grad.flatten() for grad in grads]), joined)
+        for grad, summed in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(summed.view_as(grad))
+    values.copy_(_sum(values, joined))
+
+
+def _sum(tensor: Tensor, joined: "Fabric") -> Tensor:
+    """Its sum over the processes."""
+    summed = joined.all_reduce(tensor, reduce_op="sum")
+    assert isinstance(summed, Tensor)
+    return summed
+
+
+def _values(losses: Loss) -> Tensor:
+    """L, bpp, mse."""
+    parts = (losses.total, losses.bpp_y + losses.bpp_z, losses.mse)
+    return torch.stack([part.detach().double() for part in parts])
+
+
+@torch.no_grad()
+def _validate(state: State, step_loss: StepLoss, run: Run, joined: "Fabric") -> list[float]:
+    """Means of L, bpp and mse over the validation images, whole, as the decoder sees them."""
+    if not run.validation:
+        return []
+    codec = state.measured.eval()
+    values = torch.zeros(3, dtype=torch.float64, device=joined.device)
+    for photo in run.validation[joined.global_rank :: joined.world_size]:
+        x, m_x = crops.tensors(*photo.load(), multiple=images.MULTIPLE)
+        x, m_x = x[None].to(joined.device), m_x[None].to(joined.device)
+        values += _values(step_loss(codec, x, m_x))
+    means: list[float] = (_sum(values, joined) / len(run.validation)).tolist()
+    return means
