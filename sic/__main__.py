@@ -184,13 +184,13 @@ def run_edges(_: argparse.Namespace) -> None:
 
 
 def add_train(commands: Commands) -> None:
-    """`train fusion m=5 quality=q2`, or `torchrun --nproc-per-node 8 -m sic train …`."""
+    """`train fusion/m5-q2`, or `torchrun --nproc-per-node 8 -m sic train fusion/m5-q2`."""
     parser = commands.add_parser(
         "train",
         help="one codec of the study without its notebook; torchrun or srun may start many",
     )
     parser.add_argument(
-        "codec", nargs="+", help="sa_icm | lic quality=Q | fusion m=M quality=Q | difference …"
+        "codec", help="by its folder in artifacts: sa_icm | lic/q1 | fusion/m5-q1 | difference/q1"
     )
     parser.set_defaults(run=run_train)
 

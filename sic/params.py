@@ -4,7 +4,6 @@ Every section has the name of the stage it steers.  Unknown keys, wrong types an
 range end in one line that names the file, the key and what is allowed.
 """
 
-from itertools import product
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
@@ -29,8 +28,6 @@ from sic.schema import (
 )
 
 PARAMS = Path("params.yaml")
-#: Sections of codecs that are trained at several rate points.
-SWEEPS = ("lic", "fusion", "difference")
 
 
 class Data(Section):
@@ -57,7 +54,6 @@ class SamSegmenter(Section):
     """Knobs of Segment Anything's automatic mask generator, by its own names."""
 
     points_per_side: Positive
-    points_per_batch: Positive
     pred_iou_thresh: Annotated[float, Field(ge=0, le=1)]
     stability_score_thresh: Annotated[float, Field(ge=0, le=1)]
     stability_score_offset: Annotated[float, Field(gt=0)]
@@ -74,7 +70,6 @@ class Segment(Section):
 
     segmenter: Literal["graph", "sam_vit_h", "sam_vit_l", "sam_vit_b", "mobile_sam", "annotations"]
     checkpoint: str
-    device: Device
     precision: Literal["auto", "float32", "float16", "bfloat16"]
     outlines: Literal["instances", "panoptic"]
     shard: Positive
@@ -138,12 +133,10 @@ class Codec(Section):
 class Train(Section):
     """What the training of all codecs has in common."""
 
-    device: Device
     crop: Annotated[int, Field(ge=128, multiple_of=128)]
     batch: Positive
     accumulate: Positive
     precision: Literal["float32", "bf16-mixed"]
-    recompute: bool
     learning_rate: Annotated[float, Field(gt=0)]
     aux_learning_rate: Annotated[float, Field(gt=0)]
     clip: Annotated[float, Field(gt=0)]
@@ -151,9 +144,6 @@ class Train(Section):
     milestones: list[Share]
     warmup: Annotated[int, Field(ge=0)]
     ema: Annotated[float, Field(gt=0, lt=1)] | None
-    workers: Annotated[int, Field(ge=0)]
-    validate_every: Positive
-    checkpoint_every: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -199,29 +189,33 @@ class Sweep(Training):
     quality: Points
 
 
-class Also(Section):
-    """Further m, each at these rate points; with an empty list there are none."""
+class FusionCodec(Section):
+    """One additional codec: how many slices it sends, and its rate point."""
 
-    m: Annotated[list[Positive], AfterValidator(once)]
-    quality: Annotated[list[PointName], AfterValidator(once)]
+    m: Positive
+    quality: PointName
 
 
-class Fusion(Sweep):
-    """The additional codec, at each m and rate point, and with other m at fewer points."""
+class Fusion(Training):
+    """The additional codecs, each under its name ``m<m>-<rate point>``."""
 
-    m: Annotated[list[Positive], Field(min_length=1), AfterValidator(once)]
-    also: Also
+    codecs: Annotated[dict[str, FusionCodec], Field(min_length=1)]
 
     @property
     def items(self) -> list[tuple[int, str]]:
-        """Every (m, rate point) that is trained."""
-        return [*product(self.m, self.quality), *product(self.also.m, self.also.quality)]
+        """(m, rate point) of every codec that is trained."""
+        return [(codec.m, codec.quality) for codec in self.codecs.values()]
+
+    @property
+    def largest_m(self) -> int:
+        """The most slices that any of them sends."""
+        return max(m for m, _ in self.items)
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
-        for m in self.also.m:
-            if m in self.m:
-                raise ValueError(f"also.m: {m} stands in m already")
+    def _named(self) -> Self:
+        for name, (m, quality) in zip(self.codecs, self.items, strict=True):
+            if name != f"m{m}-{quality}":
+                raise ValueError(f"codecs.{name} has m {m} and {quality}: name it m{m}-{quality}")
         return self
 
 
@@ -267,9 +261,7 @@ class JpegXl(Section):
 class Evaluate(Section):
     """Where streams are written and read, the measures, and the classical codecs' settings."""
 
-    device: Device
     lpips: str | None
-    bootstrap: Positive
     vvc: Vvc
     vvc_m: VvcM
     hevc: Hevc
@@ -277,6 +269,12 @@ class Evaluate(Section):
     jpeg_xl: JpegXl
     webp: Qualities
     jpeg: Qualities
+
+
+class Compare(Section):
+    """How curves are compared."""
+
+    bootstrap: Positive
 
 
 class Detect(Section):
@@ -295,8 +293,19 @@ class Detect(Section):
     root: str | None
     annotations: str
     images: Number
-    device: Device
     score_threshold: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Machine(Section):
+    """How this machine does the work.  No result depends on it."""
+
+    device: Device
+    coding_device: Device
+    workers: Annotated[int, Field(ge=0)]
+    recompute: bool
+    points_per_batch: Positive
+    validate_every: Positive
+    checkpoint_every: Annotated[float, Field(gt=0)]
 
 
 class Params(Section):
@@ -314,7 +323,9 @@ class Params(Section):
     fusion: Fusion
     difference: Sweep
     evaluate: Evaluate
+    compare: Compare
     detect: Detect
+    machine: Machine
 
     @property
     def codecs(self) -> list[str]:
@@ -322,22 +333,21 @@ class Params(Section):
         return [
             "sa_icm",
             *(f"lic/{q}" for q in self.lic.quality),
-            *(f"fusion/m{m}-{q}" for m, q in self.fusion.items),
+            *(f"fusion/{name}" for name in self.fusion.codecs),
             *(f"difference/{q}" for q in self.difference.quality),
         ]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        points = {f"{stage}.quality": getattr(self, stage).quality for stage in SWEEPS}
-        for key, names in (*points.items(), ("fusion.also.quality", self.fusion.also.quality)):
-            for name in names:
-                if name not in self.quality:
-                    raise ValueError(f"{key} names {name}, which `quality` does not have")
-        for key, ms in (("m", self.fusion.m), ("also.m", self.fusion.also.m)):
-            for m in ms:
-                if m > self.codec.num_slices:
-                    n = self.codec.num_slices
-                    raise ValueError(f"fusion.{key}: {m} is above codec.num_slices={n}")
+        named = {f"{s}.quality": getattr(self, s).quality for s in ("lic", "difference")}
+        named |= {f"fusion.codecs.{k}": [c.quality] for k, c in self.fusion.codecs.items()}
+        for key, points in named.items():
+            for point in points:
+                if point not in self.quality:
+                    raise ValueError(f"{key} names {point}, which `quality` does not have")
+        for key, codec in self.fusion.codecs.items():
+            if codec.m > (n := self.codec.num_slices):
+                raise ValueError(f"fusion.codecs.{key}: {codec.m} is above codec.num_slices={n}")
         return self
 
 

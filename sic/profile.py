@@ -1,4 +1,4 @@
-"""Profiles: sizes of the same study, and the runs of its weights, told apart by numbers only.
+"""Profiles: sizes of the same study; only the numbers differ.
 
 A profile is a small YAML file in ``profiles/`` with the keys in which the sizes differ.  DVC reads
 params.yaml alone, so choosing a profile means writing its numbers there.
@@ -66,7 +66,8 @@ def _put(target: CommentedMap, values: Any, source: Path, path: str = "") -> Non
     for key, value in values.items():
         if key not in target:
             raise SicError(f"{source}: params.yaml has no key {path}{key}")
-        if isinstance(value, dict):
+        # The names of the codecs are the profile's own: its list takes the place of the other.
+        if isinstance(value, dict) and key != "codecs":
             _put(target[key], value, source, f"{path}{key}.")
         else:
             target[key] = value

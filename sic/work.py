@@ -5,16 +5,11 @@ vanishes with the process, makes the result and renames it into place.  Whoever 
 any number of processes, goes on with what is missing.
 """
 
-import ast
-import hashlib
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
@@ -122,20 +117,3 @@ def _claim_and_make(path: Path, name: str, make: Callable[[str], bytes]) -> bool
     finally:
         lock.release()
     return True
-
-
-def fingerprint(content: Any, code: Iterable[ModuleType]) -> str:
-    """Of what results depend on: settings as JSON, and the code that makes them.
-
-    Comments, docstrings and layout do not count: to reword them throws no GPU-hours away.
-    """
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for module in code:
-        tree = ast.parse(Path(str(module.__file__)).read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
-                ast.get_docstring(node) is not None
-            ):
-                node.body = node.body[1:]
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]

@@ -258,10 +258,11 @@ def test_gpu_step(benchmark, precision, compiled, capsys):
 
 def training_step(codec: TCM, x: Tensor, precision: str, compiled: bool) -> Callable[[], None]:
     """One step of a LIC in :mod:`sic.training.loop`'s loop, on crops that are there already."""
-    changes = {"batch": len(x), "accumulate": 1, "precision": precision, "device": x.device.type}
-    settings = params.load(ROOT / "params.yaml").train.model_copy(update=changes)
-    run = Run("bench", settings, steps=1000, seed=0, photos=[], validation=[], about={})
-    state, joined = State(codec, run), loop.fabric(settings)
+    study = params.load(ROOT / "params.yaml")
+    changes = {"batch": len(x), "accumulate": 1, "precision": precision}
+    settings = study.train.model_copy(update=changes)
+    run = Run("bench", settings, 1000, 0, [], [], about={}, machine=study.machine)
+    state, joined = State(codec, run), loop.fabric(settings, x.device)
     forward, loss = torch.compile(codec) if compiled else codec, objectives.human_loss(LAMBDA)
     crops = repeat((x, x[:, :1]))
 

@@ -18,10 +18,10 @@ from sic.training import loop
 def main(folder: Path) -> None:
     """Train for three steps; the first process writes ``codec.safetensors`` and ``history.csv``."""
     folder.mkdir(exist_ok=True)
-    settings = params.load(Path(__file__).parents[1] / "params.yaml").train.model_copy(
-        update={"batch": 4, "accumulate": 2, "validate_every": 1, "device": "cpu"}
-    )
-    joined = loop.fabric(settings)
+    study = params.load(Path(__file__).parents[1] / "params.yaml")
+    settings = study.train.model_copy(update={"batch": 4, "accumulate": 2})
+    machine = study.machine.model_copy(update={"validate_every": 1, "device": "cpu"})
+    joined = loop.fabric(settings, torch.device("cpu"))
     picture = folder / "photo.png"
     if joined.is_global_zero:
         Image.fromarray(data.chelsea()[:160, :200]).save(picture)
@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     torch.manual_seed(0)
     codec = TCM(**SIZES)
     photos = [Photo(picture, "chelsea")]
-    run = loop.Run("lic/q1", settings, 3, 0, photos, photos * 2, {})
+    run = loop.Run("lic/q1", settings, 3, 0, photos, photos * 2, {}, machine)
     history = loop.train(codec, loss.human_loss(0.01), run, folder / "checkpoints")
     if joined.is_global_zero:
         weights.save(folder / "codec.safetensors", codec, {})

@@ -65,7 +65,7 @@ def test_only_what_is_asked_for_is_looked_for() -> None:
 def test_a_codec_that_no_program_has_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sic.anchors.programs.programs", lambda: iter([]))
+    monkeypatch.setattr("sic.anchors.programs.ffmpegs", lambda: iter([]))
     asked = settings(vvc={"qp": [37]}, vvc_m={"qp": [27]}, hevc={"qp": [37]}, jpeg=[5])
     there = [anchor.setup.codec for anchor, _ in cached.find(asked)]
     assert there == ["JPEG"], "none takes the name of another"

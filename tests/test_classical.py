@@ -131,7 +131,7 @@ def test_a_program_that_lacks_the_codec_is_passed_over(monkeypatch: pytest.Monke
     if not real or classical.libvvenc("faster") is None:
         pytest.skip("no ffmpeg with libvvenc on this machine")
     first = Ffmpeg(sys.executable, "0.1")  # a program, but no coder
-    monkeypatch.setattr(programs, "programs", lambda: iter([first, *real]))
+    monkeypatch.setattr(programs, "ffmpegs", lambda: iter([first, *real]))
     found = classical.libvvenc("faster")
     assert found is not None
     assert found.program in real
@@ -140,7 +140,7 @@ def test_a_program_that_lacks_the_codec_is_passed_over(monkeypatch: pytest.Monke
 
 
 def test_no_program_no_codec(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "programs", lambda: iter([]))
+    monkeypatch.setattr(programs, "ffmpegs", lambda: iter([]))
     assert classical.libvvenc("fast") is None
     assert classical.x265("fast") is None
     assert classical.jpeg_xl(7) is None

@@ -13,7 +13,6 @@ import torch
 from reference_weights import fill
 from skimage import data as photos
 from small import SIZES
-from test_pipeline import PLUMBING, reached
 
 from sic import images, params
 from sic.anchors import cached
@@ -108,9 +107,9 @@ def annotate(folder: Path, **changes: Any) -> None:
 def study(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Params:
     """The committed study at one rate point, looking at the two pictures."""
     content = params.load(ROOT / "params.yaml").model_dump()
-    content["lic"]["quality"] = content["fusion"]["quality"] = ["q1"]
+    content["lic"]["quality"] = ["q1"]
     content["difference"]["quality"] = ["q1"]
-    content["fusion"] |= {"m": [2], "also": {"m": [], "quality": []}}
+    content["fusion"]["codecs"] = {"m2-q1": {"m": 2, "quality": "q1"}}
     content["detect"] |= {"detector": "yolox", "weights": "detector.onnx", "root": "photos"}
     content["detect"] |= {"annotations": "boxes.json"} | (detect_values or {})
     content["evaluate"] |= {"jpeg": [5, 90], "webp": [], "jpeg_xl": {"effort": 7, "distance": []}}
@@ -317,10 +316,3 @@ def test_wrong_surroundings_are_one_line(
 def test_wrong_settings_are_one_line(values: dict[str, Any], line: str, folder: Path) -> None:
     with pytest.raises(SicError, match=line):
         run(study(values))
-
-
-def test_what_is_kept_is_of_the_code_that_made_it() -> None:
-    used = reached("from sic import anchors, bitstream, detectors, weights")
-    # Nothing that these do changes a picture or a box.
-    other = PLUMBING | {"fetch", "work", "platforms"}
-    assert set(detection._CODE) - {"detect"} == used - other

@@ -19,13 +19,13 @@ from sic.codec.tcm import TCM
 from sic.errors import SicError
 from sic.evaluation import rate_distortion
 from sic.evaluation.metrics import Metrics
-from sic.params import Also
+from sic.params import FusionCodec
 from sic.stream.scalable import ScalableCodec
 
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
 Run = Callable[[], pd.DataFrame]
-NO_MORE = Also(m=[], quality=[])
+NO_MORE = FusionCodec(m=[], quality=[])
 
 
 def _set(section: str, **values: Any) -> Any:
@@ -48,12 +48,17 @@ def picture() -> images.Pixels:
     return np.ascontiguousarray(data.coffee()[100:190, 200:330])
 
 
+def some(*items: tuple[int, str]) -> dict[str, FusionCodec]:
+    """The codecs of `fusion` in params.yaml."""
+    return {f"m{m}-{quality}": FusionCodec(m=m, quality=quality) for m, quality in items}
+
+
 def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
     study = STUDY.model_copy(
         update={
             "lic": STUDY.lic.model_copy(update={"quality": ["q1"]}),
             "fusion": STUDY.fusion.model_copy(
-                update={"quality": ["q1", "q3"], "m": [2, 4], "also": Also(m=[1], quality=["q3"])}
+                update={"codecs": some((2, "q1"), (2, "q3"), (4, "q1"), (4, "q3"), (1, "q3"))}
             ),
             "difference": STUDY.difference.model_copy(update={"quality": ["q2"]}),
         }
@@ -121,9 +126,7 @@ def run(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> Ite
     study = STUDY.model_copy(
         update={
             "lic": STUDY.lic.model_copy(update=only),
-            "fusion": STUDY.fusion.model_copy(
-                update={**only, "m": [2], "also": Also(m=[], quality=[])}
-            ),
+            "fusion": STUDY.fusion.model_copy(update={"codecs": some((2, "q1"))}),
             "difference": STUDY.difference.model_copy(update={"quality": []}),
             "evaluate": STUDY.evaluate.model_copy(update=FEW_POINTS),
         }

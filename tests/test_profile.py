@@ -1,5 +1,6 @@
 """Profiles put numbers into params.yaml and touch nothing else in it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ from sic.profile import apply
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ROOT / "profiles"
-#: Runs that the weights of data/weights took.
-RUNS = range(1, 14)
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
@@ -23,10 +22,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def keys(section: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Values by their dotted key."""
+    """Values by their dotted key; a list of codecs is one value."""
     found: dict[str, Any] = {}
     for key, value in section.items():
-        below = value if isinstance(value, dict) else None
+        below = value if isinstance(value, dict) and key != "codecs" else None
         found |= keys(below, f"{path}{key}.") if below else {f"{path}{key}": value}
     return found
 
@@ -40,14 +39,17 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_all_profiles_have_the_same_keys() -> None:
-    assert sorted(["gpu", "paper", "sample", *(f"weights-{run}" for run in RUNS)]) == NAMES
+    assert NAMES == ["gpu", "paper", "sample", "train"]
     assert len({frozenset(keys(read(PROFILES / f"{name}.yaml"))) for name in NAMES}) == 1
 
 
-def test_the_weights_were_trained_at_the_size_of_the_study_that_starts_from_them() -> None:
-    sample = read(PROFILES / "sample.yaml")["codec"]
-    for run in RUNS:
-        assert read(PROFILES / f"weights-{run}.yaml")["codec"] == sample
+def test_the_study_starts_from_weights_of_its_own_size() -> None:
+    sample, train = (read(PROFILES / f"{name}.yaml") for name in ("sample", "train"))
+    assert train["codec"] == sample["codec"]
+    assert train["fusion"]["codecs"] == sample["fusion"]["codecs"]
+    assert {stage: train[stage].get("quality") for stage in ("lic", "difference")} == {
+        stage: sample[stage].get("quality") for stage in ("lic", "difference")
+    }
 
 
 def test_every_key_differs_between_sizes() -> None:
@@ -75,10 +77,10 @@ def test_sample_brings_the_default_back_byte_for_byte(file: Path) -> None:
 def test_comments_and_numbers_of_one_s_own_stay(file: Path) -> None:
     text = file.read_text(encoding="utf-8").replace("thresh: 0.9\n", "thresh: 0.910\n", 1)
     file.write_text(text + "# mine\n", encoding="utf-8")
-    comments = [line.partition("#")[2] for line in file.read_text(encoding="utf-8").splitlines()]
+    comments = re.findall("#.*", file.read_text(encoding="utf-8"))
     apply("paper", file, PROFILES)
     after = file.read_text(encoding="utf-8")
-    assert [line.partition("#")[2] for line in after.splitlines()] == comments
+    assert re.findall("#.*", after) == comments
     assert "stability_score_thresh: 0.910" in after
     assert "root: null" in after
 
@@ -89,8 +91,8 @@ def test_the_paper_s_numbers(file: Path) -> None:
     assert (study.codec.N, study.codec.M, study.codec.num_slices) == (128, 320, 5)
     assert (study.codec.hyper, study.codec.context) == (192, (224, 128))
     assert study.codec.head_dims == (8, 16, 32)
-    assert [study.quality[q].lmbda for q in study.fusion.quality] == [0.005, 0.01, 0.02, 0.03]
-    assert study.fusion.m == [1, 2, 3, 4, 5]
+    trained = {(m, study.quality[q].lmbda) for m, q in study.fusion.items}
+    assert trained == {(m, lmbda) for m in range(1, 6) for lmbda in (0.005, 0.01, 0.02, 0.03)}
     assert (study.sa_icm.lmbda, study.edges.alpha) == (0.05, 0.78)
     assert (study.train.batch, study.train.crop) == (8, 256)
     assert (study.train.learning_rate, study.train.aux_learning_rate) == (1e-4, 1e-3)
@@ -111,14 +113,11 @@ def test_the_gpu_study_fits_its_hour(file: Path) -> None:
         + difference * study.difference.steps
     )
     assert steps == 22_500, "the arithmetic in profiles/gpu.yaml"
-    assert steps / 10 < 40 * 60
 
 
 def test_an_unknown_profile_is_one_line_with_the_known_ones(file: Path) -> None:
     before = file.read_bytes()
-    with pytest.raises(
-        SicError, match=r"^no profile huge: there are gpu, paper, sample, weights-1"
-    ):
+    with pytest.raises(SicError, match=r"^no profile huge: there are gpu, paper, sample, train$"):
         apply("huge", file, PROFILES)
     assert file.read_bytes() == before
 

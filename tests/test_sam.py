@@ -55,9 +55,7 @@ def tiny_sam() -> Any:
 
 
 def settings(**changes: Any) -> params.Segment:
-    return params.Segment.model_validate(
-        {**STUDY.segment.model_dump(), "sam": KNOBS, "device": "cpu", **changes}
-    )
+    return params.Segment.model_validate({**STUDY.segment.model_dump(), "sam": KNOBS, **changes})
 
 
 @pytest.fixture
@@ -97,9 +95,7 @@ def test_the_published_checkpoints() -> None:
 
 def test_random_weights_go_through_the_whole_stage(tmp_path: Path, tiny: Path) -> None:
     pictures(tmp_path, 3)
-    chosen = study(
-        tmp_path, {"segmenter": "sam_vit_b", "checkpoint": str(tiny), "sam": KNOBS, "device": "cpu"}
-    )
+    chosen = study(tmp_path, {"segmenter": "sam_vit_b", "checkpoint": str(tiny), "sam": KNOBS})
     sets.prepare(chosen.data, 0, tmp_path / "data")
     header = segment.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
     assert header is not None
@@ -246,7 +242,7 @@ def test_what_is_no_checkpoint_is_refused(
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert sam._device("auto", Worker()).type == "cpu"
-    with pytest.raises(SicError, match=r"segment\.device: there is no cuda device"):
+    with pytest.raises(SicError, match=r"machine\.device: there is no cuda device"):
         sam._device("cuda", Worker())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert sam._device("cpu", Worker()).type == "cpu"

@@ -28,12 +28,13 @@ from sic.training import loop
 from sic.training import run as checkpoint
 from sic.work import Worker
 
-SETTINGS = params.load(Path(__file__).parents[1] / "params.yaml").train.model_copy(
-    update={
-        **{"batch": 2, "validate_every": 2, "checkpoint_every": 1e-9, "device": "cpu"},
-        "learning_rate": 1e-4,  # of new weights, not of shipped ones
-    }
+STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
+# The rate is one for new weights, not for shipped ones.
+SETTINGS = STUDY.train.model_copy(update={"batch": 2, "learning_rate": 1e-4})
+MACHINE = STUDY.machine.model_copy(
+    update={"validate_every": 2, "checkpoint_every": 1e-9, "device": "cpu"}
 )
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,7 @@ def a_run(photos: list[Photo], **changes: Any) -> loop.Run:
         "photos": photos,
         "validation": photos[:1],
         "about": {"lmbda": 0.01},
+        "machine": MACHINE,
     }
     return loop.Run(**{**about, **changes})
 
@@ -351,7 +353,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     with pytest.raises(SicError, match=r"train.accumulate is 1, which 2 processes cannot share"):
-        loop.fabric(SETTINGS)
+        loop.fabric(SETTINGS, CPU)
 
 
 @pytest.mark.parametrize("tasks", ["1", "8"])
@@ -362,7 +364,7 @@ def test_a_process_alone_in_a_slurm_job_is_alone(
     slurm = {"JOB_ID": "3", "JOB_NAME": "study", "NTASKS": tasks, "NNODES": "2", "PROCID": "0"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    joined = loop.fabric(SETTINGS)
+    joined = loop.fabric(SETTINGS, CPU)
     assert (joined.world_size, joined.global_rank) == (1, 0)
 
 

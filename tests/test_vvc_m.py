@@ -63,5 +63,5 @@ def test_a_finer_setting_takes_more_bits_for_a_better_picture(codec: VvcM, tmp_p
 
 
 def test_without_a_program_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sic.anchors.programs.programs", lambda: iter([]))
+    monkeypatch.setattr("sic.anchors.programs.ffmpegs", lambda: iter([]))
     assert vvc_m.find("fast") is None

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sic import work
-from sic.anchors import classical, planes, programs
+from sic import source, work
+from sic.anchors import classical
 from sic.anchors.classical import Anchor, Setup
 from sic.files import write_bytes
 from sic.images import Pixels
@@ -34,10 +34,6 @@ PUBLISHED_VTM_KODAK = (
     (1.431, 40.42),
 )
 _KODAK = {f"kodim{number:02d}" for number in range(1, 25)}
-
-# Made once, on import: Python 3.11's parser fails at random where two threads call it at a time,
-# and pictures are coded on threads.
-_CODE = work.fingerprint(None, [classical, programs, planes, programs])
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def code(anchor: Anchor, setting: float, image: Pixels, folder: Path = CACHE) ->
 
 def recipe(setup: Setup) -> str:
     """Fingerprint of what a stream depends on besides picture and setting."""
-    return work.fingerprint([asdict(setup), _CODE], [])
+    return source.fingerprint(asdict(setup), classical)
 
 
 def digest(*pictures: Pixels) -> str:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sic import work
+from sic import source
 from sic.anchors import classical, planes, programs
 from sic.anchors.cached import CACHE, Coded, digest, kept
 from sic.anchors.classical import Setup, Video
@@ -38,7 +38,6 @@ CHROMA: planes.Chroma = "4:2:0"
 
 _REMEDY = "set evaluate.vvc_m.qp to [] to leave VVC+M out"
 _DELIMITER = 20  # type of the unit that begins a picture (ITU-T H.266, table 5)
-_CODE = work.fingerprint(None, [programs, planes])  # on import, as in sic.anchors.cached
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CA
     Raises:
         SicError: if the codec fails, or did not have x̂_t as its reference.
     """
-    recipe = work.fingerprint([asdict(codec.setup), codec.options(qp), _CODE], [])
+    recipe = source.fingerprint([asdict(codec.setup), codec.options(qp)], programs, planes)
     stream, encode_seconds = kept(
         folder / digest(image, x_hat_t) / recipe, lambda: codec.encode(image, x_hat_t, qp)
     )

@@ -10,7 +10,6 @@ import io
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +30,15 @@ from sic.evaluation.detectors import Detections
 from sic.files import sha256
 from sic.images import Pixels
 from sic.params import Params
+from sic.source import fingerprint
 from sic.stream import scalable
 from sic.stream.scalable import ScalableCodec
-from sic.work import WORK, Worker, complete, fingerprint
+from sic.work import WORK, Worker, complete
 
 NONE = "none"  # the detector of a study that has no weights of one
 ORIGINAL = "original"  # the codec of the pictures as they are
 #: The classical codecs that machines are shown: the paper's, and the one that most cameras write.
 ANCHORS = ("VVC", "JPEG")
-
-# The modules on which decoded pictures and boxes depend.
-_CODE = """
-    detect detectors bitstream stripes container latent entropy difference scalable tcm density
-    layers attention convolutions bounds weights images anchors classical ffmpeg planes vtm
-""".split()  # noqa: SIM905 - a table, not a column
 
 _POINT = ["codec", "point", "lmbda", "m"]
 #: The columns of results/detection.csv: a row a codec and rate point.  ``bpp`` is the mean over
@@ -123,10 +117,7 @@ def run(
         "devices": [detector_device.type, codec_device.type],
         "pictures": [(picture.file_name, sha256(path)) for picture, path in files.items()],
     }
-    folder = (
-        work
-        / f"detect-{fingerprint(origin, map(import_module, (f'sic.{name}' for name in _CODE)))}"
-    )
+    folder = work / f"detect-{fingerprint(origin, sources, _look)}"
     every = {_name(source): source for source in sources(study, artifacts, codec_device, work)}
     load_detector = functools.cache(
         lambda: detectors.load(study.detect, checkpoint, detector_device)

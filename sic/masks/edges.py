@@ -9,7 +9,6 @@ then cv2.Canny runs on the painted map, and its lines are thickened.
 
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from sic.files import replacing, replacing_folder
 from sic.masks import records
 from sic.masks.records import Record
 from sic.params import Edges, Params
-from sic.work import WORK, Worker, complete, fingerprint
+from sic.source import fingerprint
+from sic.work import WORK, Worker, complete
 
 Mask = NDArray[np.bool_]
 
@@ -67,7 +67,7 @@ def draw(params: Params, root: Path = sets.DATA, work: Path = WORK) -> Path | No
     source = root / "segments"
     shards = {shard["file"]: shard for shard in records.describe(source)["shards"]}
     drawn_from = [params.edges.model_dump(), [shard["sha256"] for shard in shards.values()]]
-    folder = work / f"edges-{fingerprint(drawn_from, [sys.modules[__name__], records])}"
+    folder = work / f"edges-{fingerprint(drawn_from, __name__)}"
 
     def make(name: str) -> bytes:
         density = {}

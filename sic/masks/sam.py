@@ -10,7 +10,7 @@ from sic.errors import SicError
 from sic.files import fetch
 from sic.images import Pixels
 from sic.masks.records import Record, record
-from sic.params import Segment
+from sic.params import Machine, Segment
 from sic.work import Worker
 
 if TYPE_CHECKING:  # torch takes seconds to import; checking the settings does not need it
@@ -145,8 +145,10 @@ def _whose(state: Mapping[str, "torch.Tensor"]) -> str | None:
     return next((name for name, w in _WIDTH.items() if w == width), None)
 
 
-def segmenter(settings: Segment, path: Path, worker: Worker) -> Callable[[Pixels], list[Record]]:
-    """The automatic mask generator with these weights: uint8 (H, W, 3) → records.
+def segmenter(
+    settings: Segment, machine: Machine, path: Path, worker: Worker
+) -> Callable[[Pixels], list[Record]]:
+    """The automatic mask generator with the weights in ``path``: uint8 (H, W, 3) → records.
 
     Raises:
         SicError: as :func:`load`, or no such device.
@@ -154,11 +156,14 @@ def segmenter(settings: Segment, path: Path, worker: Worker) -> Callable[[Pixels
     import torch
     from segment_anything import SamAutomaticMaskGenerator
 
-    device = _device(settings.device, worker)
+    device = _device(machine.device, worker)
     model = load(settings.segmenter, path).to(device).requires_grad_(False)
     _in_precision(model, device, settings.precision)
     generator = SamAutomaticMaskGenerator(
-        model, output_mode="coco_rle", **settings.sam.model_dump()
+        model,
+        output_mode="coco_rle",
+        **settings.sam.model_dump(),
+        points_per_batch=machine.points_per_batch,
     )
 
     @torch.inference_mode()
@@ -180,7 +185,7 @@ def _device(name: str, worker: Worker) -> "torch.device":
     if name == "cpu" or (name == "auto" and not count):
         return torch.device("cpu")
     if not count:
-        raise SicError("segment.device: there is no cuda device here; set auto or cpu")
+        raise SicError("machine.device: there is no cuda device here; set auto or cpu")
     return torch.device("cuda", worker.local_rank % count)
 
 

@@ -10,7 +10,6 @@ kept at low thresholds, so that α and whatever follows can change without a new
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from sic import images
@@ -21,7 +20,8 @@ from sic.images import Pixels
 from sic.masks import annotations, graph, records, sam
 from sic.masks.records import Record, Segments, decode, describe, load, read
 from sic.params import Params
-from sic.work import WORK, Worker, complete, fingerprint
+from sic.source import Root, fingerprint
+from sic.work import WORK, Worker, complete
 
 __all__ = ["STAND_IN", "Record", "Segments", "decode", "describe", "load", "read", "run"]
 
@@ -47,7 +47,7 @@ def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, A
     worker = Worker.from_environment()
     pictures = {r.name: r for r in sets.every_record(sets.load_index(root / sets.INDEX))}
     origin, code, load_segmenter = _segmenter(study, root, work, worker)
-    folder = work / f"segment-{fingerprint(origin, [records, *code])}"
+    folder = work / f"segment-{fingerprint(origin, Segments, code)}"
     # The picture's checksum in the name: a changed picture is a new piece of work.
     results = {
         name: folder / f"{name}-{picture.sha256[:12]}.json" for name, picture in pictures.items()
@@ -72,8 +72,8 @@ def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, A
 
 def _segmenter(
     study: Params, root: Path, work: Path, worker: Worker
-) -> tuple[dict[str, Any], list[ModuleType], Callable[[], Segmenter]]:
-    """What the results depend on, settings and code, and how to get the segmenter.
+) -> tuple[dict[str, Any], Root, Callable[[], Segmenter]]:
+    """What the segments depend on, settings and code, and how to get the segmenter.
 
     The segmenter itself, weights and all, is loaded when the first picture needs it.
     """
@@ -81,7 +81,7 @@ def _segmenter(
     origin: dict[str, Any] = {"segmenter": settings.segmenter}
     if settings.segmenter == STAND_IN:
         origin["settings"] = settings.graph.model_dump()
-        return origin, [graph], lambda: lambda _, pixels: graph.segments(pixels, settings.graph)
+        return origin, graph.segments, lambda: lambda _, p: graph.segments(p, settings.graph)
     if settings.segmenter == "annotations":
         files = sets.annotation_files(study.data, settings.outlines, root)
         checksums = [annotations.checksum(file, settings.outlines) for file in files]
@@ -92,20 +92,14 @@ def _segmenter(
             people = annotations.Annotations(files, settings.outlines)
             return lambda picture, _: people.segments(picture.path, picture.height, picture.width)
 
-        return origin, [annotations], outlines
+        return origin, annotations.Annotations, outlines
     checkpoint = sam.checkpoint(settings, work / "weights")
-    # The number of points at once and the device change speed, not segments.
-    origin["settings"] = settings.sam.model_dump(exclude={"points_per_batch"})
+    origin["settings"] = settings.sam.model_dump()
     origin |= {"precision": settings.precision, "checkpoint": sha256(checkpoint)}
 
     @functools.cache
     def anything() -> Segmenter:
-        generate = sam.segmenter(settings, checkpoint, worker)
+        generate = sam.segmenter(settings, study.machine, checkpoint, worker)
         return lambda _, pixels: generate(pixels)
 
-    code = [sam]
-    if settings.segmenter == "mobile_sam":
-        from sic.masks import mobile_sam
-
-        code.append(mobile_sam)
-    return origin, code, anything
+    return origin, sam.segmenter, anything

@@ -10,7 +10,6 @@ between two equal runs (times, progress bars, random cell ids), and appear whole
 import argparse
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -21,9 +20,14 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from sic import source
 from sic.errors import SicError, exit_on_error
 from sic.files import replacing, write_text
 from sic.report import pages
+
+#: What decides no result of a stage, by its notebook: messages, how files are written, the reader
+#: of params.yaml (DVC tracks its values one by one); of training, drawings neither.
+LEAVE = {"*": source.PLUMBING, "4*": ("sic.report",)}
 
 #: Where an object lies in memory, as Python shows objects that have no better name.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -145,36 +149,6 @@ def html(notebook: NotebookNode, folder: Path) -> str:
     return pages.page(title, body, way_back)
 
 
-def extract(notebooks: Path, folder: Path) -> None:
-    """Write the code cells of every notebook as ``folder/NAME.py``, for DVC to depend on.
-
-    Prose, outputs, execution counts and ids are left out, so that saving a notebook with its
-    outputs, or editing its text, reruns nothing.
-
-    Raises:
-        SicError: if a notebook cannot be read.
-    """
-    sources = sorted(notebooks.glob("*.ipynb"))
-    if not sources:
-        raise SicError(f"no notebooks in {notebooks}; run from the study's folder")
-    partial = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    for path in sources:
-        try:
-            notebook = nbformat.read(path, as_version=4)
-        except (nbformat.reader.NotJSONError, nbformat.ValidationError, OSError) as error:
-            raise SicError(f"cannot read {path}: {error}") from None
-        cells = (cell for cell in notebook.cells if cell.cell_type == "code")
-        code = "\n\n".join(f"# %% {_tags(cell)}\n{cell.source.strip()}" for cell in cells)
-        write_text(partial / f"{path.stem}.py", f"{code}\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
-
-
-def _tags(cell: NotebookNode) -> str:
-    return " ".join(cell.metadata.get("tags", []))
-
-
 def _value(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdigit() else text
 
@@ -188,7 +162,7 @@ def main() -> None:
     parser.add_argument("parameters", nargs="*", help="name=value for the parameters cell")
     arguments = parser.parse_args()
     if arguments.extract:
-        extract(arguments.source, arguments.folder)
+        source.extract(arguments.source, arguments.folder, leave=LEAVE)
         return
     pairs = dict(item.split("=", 1) for item in arguments.parameters)
     parameters = {name: _value(text) for name, text in pairs.items()}

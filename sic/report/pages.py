@@ -35,7 +35,7 @@ def names(study: Params) -> list[str]:
     return [
         *("data", "segment", "edges", "codec"),
         *study.codecs,
-        *("evaluate", "detect", "stream", "pictures"),
+        *("evaluate", "compare", "detect", "stream", "pictures"),
     ]
 
 

@@ -85,7 +85,7 @@ def write(path: Path = PAGE) -> None:
         SicError: if nothing has run yet, or params.yaml is wrong.
     """
     study = params.load()
-    devices = {name: getattr(study, name).device for name in ("segment", "train", "evaluate")}
+    devices = {"training": study.machine.device, "coding": study.machine.coding_device}
     packages = [f"{name} {version(name)}" for name in _PACKAGES]
     facts = {
         "git commit": commit(),

@@ -3,11 +3,11 @@
 A notebook of the pipeline trains one of them in one process.  Several GPUs or machines do the same
 beforehand, and the stage takes up what they end with::
 
-    torchrun --nproc-per-node 8 -m sic train fusion m=5 quality=q2
-    dvc repro fusion@5-q2
+    torchrun --nproc-per-node 8 -m sic train fusion/m5-q2
+    dvc repro fusion@m5-q2
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,7 +71,7 @@ def sa_icm(study: params.Params) -> Job:
 
 def lic(study: params.Params, quality: str) -> Job:
     """The human LIC at a rate point, with (1)."""
-    stage, lmbda = study.lic, _lmbda(study, quality)
+    stage, lmbda = study.lic, study.quality[quality].lmbda
     codec, start = initial(lambda: TCM(**widths(study.codec)), stage, study.seed, quality)
     run = _run(f"lic/{quality}", study, stage, {"stage": "lic", "lmbda": lmbda})
     return Job(codec, losses.human_loss(lmbda), run, f"LIC, λ = {lmbda}", start)
@@ -79,7 +79,7 @@ def lic(study: params.Params, quality: str) -> Job:
 
 def fusion(study: params.Params, m: int, quality: str) -> Job:
     """The additional codec with m slices at a rate point, with (3), on the frozen base."""
-    stage, lmbda = study.fusion, _lmbda(study, quality)
+    stage, lmbda = study.fusion, study.quality[quality].lmbda
     codec, start = initial(
         lambda: AdditionalCodec(m, **widths(study.codec)), stage, study.seed, f"m{m}-{quality}"
     )
@@ -91,7 +91,7 @@ def fusion(study: params.Params, m: int, quality: str) -> Job:
 
 def difference(study: params.Params, quality: str) -> Job:
     """The DC model at a rate point, with (3), on the frozen base's picture."""
-    stage, lmbda = study.difference, _lmbda(study, quality)
+    stage, lmbda = study.difference, study.quality[quality].lmbda
     codec, start = initial(
         lambda: DifferenceCodec(**widths(study.codec)), stage, study.seed, quality
     )
@@ -180,13 +180,6 @@ def widths(settings: params.Codec) -> dict[str, Any]:
     return {**main, "widths": tcm.Widths(**sizes)}
 
 
-def _lmbda(study: params.Params, quality: str) -> float:
-    if quality not in study.quality:
-        known = ", ".join(study.quality)
-        raise SicError(f"params.yaml has no rate point {quality}: there are {known}")
-    return study.quality[quality].lmbda
-
-
 def _base_fingerprint() -> str:
     found: str = weights.metadata(BASE)["fingerprint"]
     return found
@@ -207,35 +200,25 @@ def _run(
         photos=crops.photos("train", study.data, masks),
         validation=crops.photos("validation", study.data, masks),
         about=about,
+        machine=study.machine,
     )
 
 
-def job(study: params.Params, words: Sequence[str]) -> Job:
-    """The job that words name: ``fusion m=5 quality=q2``, ``sa_icm``, ….
+def job(study: params.Params, name: str) -> Job:
+    """The job of a codec by its name: ``sa_icm``, ``lic/q2``, ``fusion/m5-q2``, ….
 
     Raises:
-        SicError: for words that name none.
+        SicError: for a name that params.yaml does not ask for.
     """
-    makers: dict[str, Callable[..., Job]] = {
-        "sa_icm": sa_icm,
-        "lic": lic,
-        "fusion": fusion,
-        "difference": difference,
-    }
-    items = {"sa_icm": set(), "fusion": {"m", "quality"}}
-    name, *rest = words or [""]
-    given = dict(word.partition("=")[::2] for word in rest)
-    if name not in makers or set(given) != items.get(name, {"quality"}):
-        raise SicError(
-            f"no codec {' '.join(words)!r}; name one of: sa_icm | lic quality=q2 | "
-            "fusion m=3 quality=q2 | difference quality=q2"
-        )
-    values: dict[str, Any] = dict(given)
-    if "m" in values:
-        if values["m"] not in map(str, range(1, study.codec.num_slices + 1)):
-            raise SicError(f"m={values['m']} must lie between 1 and {study.codec.num_slices}")
-        values["m"] = int(values["m"])
-    return makers[name](study, **values)
+    if name not in study.codecs:
+        raise SicError(f"params.yaml trains no codec {name!r}: there are {', '.join(study.codecs)}")
+    stage, _, item = name.partition("/")
+    if stage == "sa_icm":
+        return sa_icm(study)
+    if stage == "fusion":
+        codec = study.fusion.codecs[item]
+        return fusion(study, codec.m, codec.quality)
+    return {"lic": lic, "difference": difference}[stage](study, item)
 
 
 # ---- weights for others to start from ------------------------------------------------------------

@@ -52,9 +52,13 @@ def device(name: params.Device) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def fabric(settings: params.Train) -> "Fabric":
+def fabric(settings: params.Train, on: torch.device) -> "Fabric":
     """This process among those that train one codec together; alone unless torchrun or SLURM
     started several.
+
+    Args:
+        settings: `train` of params.yaml.
+        on: the kind of device to train on, as of :func:`device`.
 
     Raises:
         SicError: if the batch cannot be shared evenly, or the device is not there.
@@ -69,7 +73,6 @@ def fabric(settings: params.Train) -> "Fabric":
             "share evenly; set it to a multiple in params.yaml (the codec does not depend on how "
             "many processes compute it)"
         )
-    on = device(settings.device)
     if settings.precision == "bf16-mixed" and on.type == "cuda" and not _has_bfloat16():
         raise SicError("this GPU has no bfloat16; set train.precision to float32 in params.yaml")
     nodes, local = _layout(worker)
@@ -131,7 +134,7 @@ def train(
         SicError: if the loss is not finite, a checkpoint cannot be written, or another process
             trains this run.
     """
-    joined = fabric(run.settings)
+    joined = fabric(run.settings, device(run.machine.device))
     here = folder / run.name / run.fingerprint(codec)
     here.mkdir(parents=True, exist_ok=True)
     # One process holds the run for all that train it together.
@@ -157,7 +160,7 @@ def _train(
     """:func:`train`, with the run's lock in hand."""
     state = State(codec.to(joined.device), run)
     state.load(folder)
-    codec.recompute(run.settings.recompute)
+    codec.recompute(run.machine.recompute)
     saved = time.monotonic()
     if not state.history.rows:
         state.history.close(0, _validate(state, step_loss, run, joined))
@@ -174,12 +177,12 @@ def _train(
             bar.update()
             bar.set_postfix(loss=f"{total:.3f}", refresh=False)
             last = state.step == run.steps
-            if state.step % run.settings.validate_every == 0 or last:
+            if state.step % run.machine.validate_every == 0 or last:
                 state.history.close(state.step, _validate(state, step_loss, run, joined))
                 if show:
                     show(state.history.frame())
             if joined.is_global_zero and (
-                last or time.monotonic() - saved > run.settings.checkpoint_every
+                last or time.monotonic() - saved > run.machine.checkpoint_every
             ):
                 state.save(folder)
                 saved = time.monotonic()
@@ -224,7 +227,7 @@ def _parts(run: Run, first_step: int, joined: "Fabric") -> DataLoader[Crop]:
     return DataLoader(
         numbered,
         batch_sampler=shares,
-        num_workers=settings.workers,
+        num_workers=run.machine.workers,
         pin_memory=joined.device.type == "cuda",
     )
 

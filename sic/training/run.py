@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from sic import params
+from sic import params, source
 from sic.codec import weights
 from sic.codec.tcm import TCM
 from sic.data.crops import Photo
@@ -99,24 +99,8 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.pt"), reverse=True)
 
 
-#: Modules whose code decides what a run ends with.
-_SOURCES = (
-    "attention",
-    "bounds",
-    "convolutions",
-    "crops",
-    "density",
-    "difference",
-    "images",
-    "layers",
-    "loss",
-    "objectives",
-    "run",
-    "scalable",
-    "schedule",
-    "tcm",
-    "train",
-)
+#: What decides the weights that a run ends with.
+_CODE = ("sic.training.loop.train", "sic.codec.loss", "sic.codec.fusion")
 
 
 @dataclass(frozen=True)
@@ -130,6 +114,7 @@ class Run:
         seed: crops and noise follow from it.
         photos, validation: images to train on and to measure on.
         about: anything else that matters (λ, m, the base's fingerprint, …), as JSON.
+        machine: how this machine does the work; no result depends on it.
     """
 
     name: str
@@ -139,12 +124,13 @@ class Run:
     photos: Sequence[Photo]
     validation: Sequence[Photo]
     about: Mapping[str, Any]
+    machine: params.Machine
 
     def fingerprint(self, codec: TCM) -> str:
         """SHA-256 over the settings, the initial weights, the images and the training code."""
         digest = hashlib.sha256()
         for part in (
-            *(Path(__file__).with_name(f"{name}.py").read_text() for name in _SOURCES),
+            source.reach(_CODE, leave=(*source.PLUMBING, "sic.training.run.History")),
             json.dumps(self.settings.model_dump(), sort_keys=True),
             json.dumps([self.steps, self.seed, dict(self.about)], sort_keys=True),
             weights.fingerprint(codec),
