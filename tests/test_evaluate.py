@@ -25,7 +25,6 @@ from sic.stream.scalable import ScalableCodec
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
 Run = Callable[[], pd.DataFrame]
-NO_MORE = FusionCodec(m=[], quality=[])
 
 
 def _set(section: str, **values: Any) -> Any:
