@@ -65,6 +65,13 @@ def assert_same(latents, layers) -> None:
         assert torch.equal(latent.y_hat, layer.latent.y_hat)
 
 
+def alike(picture, wanted) -> bool:
+    """Whether two paths through floats gave one picture.  Processors add in different orders, so a
+    sample that lies on a half may be rounded to either side of it."""
+    off = np.abs(picture.astype(int) - wanted)
+    return off.max() <= 1 and np.count_nonzero(off) < 1e-3 * off.size
+
+
 # ---- round trips ----------------------------------------------------------------------------
 
 
@@ -87,10 +94,7 @@ def test_each_picture_of_a_batch_comes_back_bit_for_bit(codec):
     for layer in ("machine", "human"):
         together = codec.decode_batch([encoding.stream for encoding in encodings], layer)
         for picture, encoding in zip(together, encodings, strict=True):
-            alone = codec.decode(encoding.stream, layer)
-            # Floats are added up in another order: now and then a value rounds the other way.
-            np.testing.assert_allclose(picture.astype(int), alone, atol=1)
-            assert (picture != alone).mean() < 1e-3
+            assert alike(picture, codec.decode(encoding.stream, layer))
 
 
 def test_an_empty_batch_is_no_pictures(fusion):
@@ -108,15 +112,17 @@ def test_any_size_comes_back(fusion, height, width):
 
 
 def test_the_picture_is_that_of_the_codecs_own_synthesis(fusion, encoding):
-    """(5) and (8), on the latents that were reconstructed."""
-    y_hat = encoding.base.latent.y_hat.float()
-    with torch.inference_mode():
-        x_hat_t = fusion.base.codec.g_s(y_hat)
-        y_hat_f = fuse(y_hat, encoding.enhancement.latent.y_hat.float())
-        x_hat = fusion.enhancement.codec.g_s(y_hat_f)
-    for layer, x in (("machine", x_hat_t), ("human", x_hat)):
-        wanted = images.to_uint8(images.crop(x, *PHOTO.shape[:2]))
-        np.testing.assert_array_equal(fusion.decode(encoding.stream, layer), wanted)
+    """(5) and (8), on the latents that were reconstructed; another synthesis is told apart."""
+    y_hat, enhancement = encoding.base.latent.y_hat, encoding.enhancement.latent.y_hat
+    transforms = {"machine": fusion.base.codec.g_s, "human": fusion.enhancement.codec.g_s}
+    latents = {"machine": y_hat.float(), "human": fuse(y_hat, enhancement).float()}
+    for layer in latents:
+        picture = fusion.decode(encoding.stream, layer)
+        for reader, y in latents.items():
+            for writer, g_s in transforms.items():
+                with torch.inference_mode():
+                    x_hat = images.to_uint8(images.crop(g_s(y), *PHOTO.shape[:2]))
+                assert alike(picture, x_hat) == (reader == writer == layer)
 
 
 def test_the_difference_codec_adds_to_the_8_bit_picture_for_machines():
@@ -125,8 +131,9 @@ def test_the_difference_codec_adds_to_the_8_bit_picture_for_machines():
     x_hat_t = codec.decode(encoding.stream, "machine")
     with torch.inference_mode():
         d_hat = codec.enhancement.codec.g_s(encoding.enhancement.latent.y_hat.float())
-    x_hat = images.to_tensor(x_hat_t) + images.crop(d_hat, *PHOTO.shape[:2])
-    np.testing.assert_array_equal(codec.decode(encoding.stream, "human"), images.to_uint8(x_hat))
+    x_hat = images.to_uint8(images.to_tensor(x_hat_t) + images.crop(d_hat, *PHOTO.shape[:2]))
+    assert alike(codec.decode(encoding.stream, "human"), x_hat)
+    assert not alike(x_hat_t, x_hat)
 
 
 def test_a_lic_alone_has_one_layer():

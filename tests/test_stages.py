@@ -58,7 +58,8 @@ def test_an_additional_codec_starts_from_the_first_m_slices(m: int, start: TCM) 
     x = astronaut(128, 128).float()
     with torch.no_grad():
         y = start.eval().g_a(x)
-        assert torch.equal(codec.g_a(x), 0.5 * y[:, : 8 * m])
+        # A product with fewer rows may add in another order.
+        torch.testing.assert_close(codec.g_a(x), 0.5 * y[:, : 8 * m])
         assert torch.equal(codec.g_s(y), start.g_s(y))
         if m == 5:  # all slices: the same latent is coded in the same way
             latents = [c.code_latent(y)[0] for c in (codec, start)]
@@ -102,7 +103,7 @@ def test_a_trained_additional_codec_is_taken_as_it_is(start: TCM) -> None:
     fewer = made(lambda: AdditionalCodec(1, **SIZES), stage("m2.safetensors"), 0)
     x, y_hat = astronaut(128, 128).float(), torch.randn(1, 40, 8, 8)
     with torch.no_grad():
-        assert torch.equal(fewer.g_a(x), given.g_a(x)[:, :8])
+        torch.testing.assert_close(fewer.g_a(x), given.g_a(x)[:, :8])
         assert torch.equal(fewer.g_s(y_hat), given.g_s(y_hat))
     with pytest.raises(SicError, match=r"m2.safetensors: m = 3 slices cannot start from m = 2"):
         made(lambda: AdditionalCodec(3, **SIZES), stage("m2.safetensors"), 0)
