@@ -20,7 +20,13 @@ Pixels = NDArray[np.uint8]
 
 MULTIPLE = 128  # of height and width: g_a halves 4 times, h_a twice, h_a's windows are 4, g_a's 8
 
-_ORIENTATION, _BITS, _PLANES = 0x0112, 0x0102, 0x011C  # tags of TIFF and EXIF
+#: Pictures beyond this are refused by writer and reader of streams (8K UHD, 7680×4320, fits).
+MAX_PIXELS = 2**25
+#: Largest side: a stream's header has 16 bits for it.
+MAX_SIDE = 2**16 - 1
+
+# Tags of TIFF and EXIF.
+_BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES, _FORMAT = 0x0102, 0x0106, 0x0112, 0x011C, 0x0153
 #: Pillow's raw modes of colour with 16 bits a channel, of which it keeps the upper 8 only.  BGR;16
 #: has 16 bits in all; what is multiplied by alpha (RGBa;16) stays as Pillow divides it.
 _WIDE = re.compile(r"(RGB|RGBX|RGBA|LA);16[BLN]")
@@ -38,19 +44,19 @@ _UPRIGHT = {
 def read(path: Path | str) -> Pixels:
     """Read any picture as uint8 (H, W, 3) RGB, upright.
 
-    Grayscale, palette and CMYK pictures become RGB; 16 bits a channel are scaled to 8 and rounded
-    (v / 257); the orientation of EXIF or TIFF is applied; transparency (alpha, or a transparent
-    palette colour) is flattened on white, as a browser shows it.  Of several frames the first is
-    taken; colour profiles are not applied.
+    Grayscale, palette and CMYK pictures become RGB; 12 and 16 bits a channel are scaled to 8 and
+    rounded (v / 257 of 16); the orientation of EXIF or TIFF is applied where it can be read;
+    transparency (alpha, or a transparent colour) is flattened on white, as a browser shows it.  Of
+    several frames the first is taken; colour profiles are not applied.
 
     Raises:
-        SicError: no such file, not a picture, cut off, of unknown range (32 bits a channel), or a
-            16-bit TIFF with one plane a channel.
+        SicError: no such file, not a picture, cut off, of unknown range (signed numbers, or 32
+            bits a channel), or a 16-bit TIFF with one plane a channel.
     """
     path = Path(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", module="PIL")  # of large pictures, and bad EXIF
             # By its name Pillow would map the file, and misread gray TIFFs that lie on their side.
             with path.open("rb") as file, Image.open(file) as image:
                 return _upright_rgb(image, path)
@@ -61,23 +67,33 @@ def read(path: Path | str) -> Pixels:
     except OSError as error:
         problem = error.strerror or "damaged or cut off"
         raise SicError(f"cannot read {path}: {problem}; replace or remove it") from None
-    except (SyntaxError, ValueError, EOFError, IndexError, TypeError, RuntimeError) as error:
-        # What Pillow's decoders raise on damaged files besides OSError.
+    except SicError:
+        raise
+    except Exception as error:  # on damaged files Pillow's decoders raise anything
         raise SicError(f"cannot read {path}: {error}; replace or remove it") from None
 
 
 def _upright_rgb(file: ImageFile.ImageFile, path: Path) -> Pixels:
-    if file.mode in ("I", "F"):
-        raise SicError(f"{path} has 32 bits a channel, of unknown range; save it with 8 or 16")
-    _check_planes(file, path)
-    wide = _is_16_bit_colour(file)
+    _check_range(file, path)
+    raw_modes = _raw_modes(file)
     file.load()  # which turns a TIFF upright, and takes its orientation away
-    turn = _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
+    turn = _orientation(file)
     image: Image.Image = file
-    if "16" in image.mode:
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
-    elif wide:
-        image = Image.fromarray(_read_16_bit_colour(path, len(image.mode)))
+    key = file.info.get("transparency")  # of a PNG: its transparent colour, in its own depth
+    deep: NDArray[Any] | None = None
+    if "16" in file.mode or file.mode == "I":
+        deep = np.asarray(file)
+        if getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # white is 0
+            deep = 65535 - deep
+    elif any(map(_WIDE.fullmatch, raw_modes)):
+        deep = _read_16_bit_colour(path, len(file.mode))
+    elif isinstance(key, int) and raw_modes & {"L;2", "L;4"}:  # the samples are scaled, it is not
+        image.info["transparency"] = key % 4 * 85 if "L;2" in raw_modes else key % 16 * 17
+    if deep is not None:
+        image = Image.fromarray(_eight_bits(deep, 4095 if "I;12" in raw_modes else 65535))
+        if key is not None:
+            shown = (np.atleast_3d(deep) != key).any(axis=2)
+            image.putalpha(Image.fromarray(shown.astype(np.uint8) * 255))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -87,23 +103,36 @@ def _upright_rgb(file: ImageFile.ImageFile, path: Path) -> Pixels:
     return np.array(image)
 
 
-def _check_planes(file: ImageFile.ImageFile, path: Path) -> None:
-    """Refuse 16-bit TIFFs with one plane a channel: Pillow and OpenCV make noise of them."""
+def _check_range(file: ImageFile.ImageFile, path: Path) -> None:
+    """Refuse what has no known white, and what is misread."""
     tags = getattr(file, "tag_v2", {})
+    if 2 in tags.get(_FORMAT, ()):
+        raise SicError(f"{path} has signed numbers, of unknown range; save it with 8 or 16 bits")
+    # Gray PNM files of more than 8 bits come as 32, scaled to 16.
+    if file.mode == "F" or (file.mode == "I" and file.format != "PPM"):
+        raise SicError(f"{path} has 32 bits a channel, of unknown range; save it with 8 or 16")
+    # Of one plane for each channel of 16 bits Pillow and OpenCV make noise.
     several = len(file.getbands()) > 1
     if several and tags.get(_PLANES) == 2 and max(tags.get(_BITS, (1,))) > 8:
         raise SicError(f"{path} has a plane for each 16-bit channel; save it with them interleaved")
 
 
-def _is_16_bit_colour(file: ImageFile.ImageFile) -> bool:
-    """Whether a picture, not loaded yet, has several channels of 16 bits."""
+def _raw_modes(file: ImageFile.ImageFile) -> set[str]:
+    """How the samples of a picture, not loaded yet, are stored, by Pillow's names."""
     # A tile's arguments are its raw mode, or begin with it: lengths and offsets follow.
-    raw_modes = (a if isinstance(a, str) else str(a[0]) for a in (t.args for t in file.tile) if a)
-    return any(map(_WIDE.fullmatch, raw_modes))
+    return {a if isinstance(a, str) else str(a[0]) for a in (t.args for t in file.tile) if a}
 
 
-def _read_16_bit_colour(path: Path, channels: int) -> Pixels:
-    """(H, W, 3 or 4) RGB or RGBA, rounded to 8 bits; as Pillow has it, a TIFF is upright."""
+def _orientation(file: ImageFile.ImageFile) -> Image.Transpose | None:
+    """The turn that a picture needs by its EXIF; None also where that is damaged."""
+    try:
+        return _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
+    except Exception:  # as of decoders; in a JPEG Pillow itself passes over it
+        return None
+
+
+def _read_16_bit_colour(path: Path, channels: int) -> NDArray[Any]:
+    """(H, W, 3 or 4) RGB or RGBA, uint16; as Pillow has it, a TIFF is upright."""
     import cv2
 
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -111,12 +140,12 @@ def _read_16_bit_colour(path: Path, channels: int) -> Pixels:
         raise SicError(f"cannot read {path} with 16 bits a channel; save it with 8")
     order = cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
     # A fourth channel that the file does not call transparency is none.
-    return _eight_bits(cv2.cvtColor(pixels, order)[..., :channels])
+    return cv2.cvtColor(pixels, order)[..., :channels]
 
 
-def _eight_bits(pixels: NDArray[Any]) -> Pixels:
-    """0 … 65535 to 0 … 255, rounded."""
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _eight_bits(pixels: NDArray[Any], top: int) -> Pixels:
+    """0 … ``top`` to 0 … 255, rounded."""
+    return ((pixels.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 
 def write_png(path: Path | str, pixels: Pixels) -> None:
@@ -152,6 +181,18 @@ def to_uint8(x_hat: "Tensor") -> Pixels:
 def quantise(x_hat: "Tensor") -> "Tensor":
     """x_hat (B, C, H, W) as an 8-bit picture has it: clamped, in steps of 1/255."""
     return (x_hat.clamp(0, 1) * 255).round() / 255
+
+
+def size_problem(height: int, width: int) -> str:
+    """Why a picture of this size cannot be coded, or an empty string."""
+    if height == 0 or width == 0:
+        return f"a picture of {height}×{width} pixels has none"
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        return (
+            f"a picture of {height}×{width} pixels is beyond the limit of {MAX_PIXELS} "
+            f"(and {MAX_SIDE} a side); cut or scale it"
+        )
+    return ""
 
 
 def padded(height: int, width: int, multiple: int = MULTIPLE) -> tuple[int, int]:

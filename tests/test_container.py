@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sic.errors import StreamError
+from sic.images import MAX_PIXELS
 from sic.stream import container
 from sic.stream.container import (
     HEADER_BYTES,
-    MAX_PIXELS,
     NOTHING,
     Kind,
     Layer,

@@ -51,6 +51,88 @@ def test_16_bits_are_scaled_and_rounded(tmp_path: Path, suffix: str, colour: boo
     assert np.array_equal(pixels if colour else pixels[..., 1], expected)
 
 
+def tag(number: int, *values: int, size: str = "H") -> tuple[int, bytes]:
+    """A tag of a TIFF in little-endian order, of at most four bytes."""
+    content = struct.pack(f"<{len(values)}{size}", *values)
+    kind = {"H": 3, "I": 4}[size]
+    return number, struct.pack("<HHI4s", number, kind, len(values), content)
+
+
+def gray_tiff(path: Path, bits: int, white_is_0: bool, samples: list[int], *more: Any) -> Path:
+    """A TIFF of one row in any depth, its samples packed, which no library here writes."""
+    packed = "".join(f"{sample:0{bits}b}" for sample in samples)
+    content = int(packed.ljust(-len(packed) // 8 * -8, "0"), 2).to_bytes(-(-len(packed) // 8))
+    if bits == 16:
+        content = struct.pack(f"<{len(samples)}H", *samples)
+    content = zlib.compress(content)
+    tags = [tag(256, len(samples)), tag(257, 1), tag(258, bits), tag(259, 8)]
+    tags += [tag(262, int(not white_is_0)), tag(273, 8, size="I"), tag(277, 1), tag(278, 1)]
+    tags += [tag(279, len(content), size="I"), *more]
+    content += bytes(len(content) % 2)
+    directory = struct.pack("<H", len(tags)) + b"".join(t for _, t in sorted(tags)) + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(content)) + content + directory)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bits", "white_is_0", "samples", "expected"),
+    [
+        (12, False, [0, 1024, 2048, 4095, 2047], [0, 64, 128, 255, 127]),
+        (16, True, [0, 16384, 32768, 65535], [255, 191, 127, 0]),
+        (16, False, [0, 16384, 32768, 65535], [0, 64, 128, 255]),
+        (8, True, [0, 64, 128, 255], [255, 191, 127, 0]),
+        (4, True, [0, 5, 10, 15], [255, 170, 85, 0]),
+        (2, True, [0, 1, 2, 3], [255, 170, 85, 0]),
+        (1, True, [0, 1], [255, 0]),
+        (1, False, [0, 1], [0, 255]),
+    ],
+)
+def test_gray_tiffs_of_all_depths_are_as_bright_as_they_are(
+    bits: int, white_is_0: bool, samples: list[int], expected: list[int], tmp_path: Path
+) -> None:
+    pixels = images.read(gray_tiff(tmp_path / "x.tif", bits, white_is_0, samples))
+    assert pixels[0].tolist() == [[value] * 3 for value in expected]
+
+
+def test_big_endian_tiffs_are_right_or_refused(tmp_path: Path) -> None:
+    stored = np.array([[0, 16384, 32768, 65535]], np.uint16)
+    path = tiff(tmp_path / "black.tif", stored, photometric="minisblack", byteorder=">")
+    assert images.read(path)[0, :, 0].tolist() == [0, 64, 128, 255]
+    path = tiff(tmp_path / "8.tif", (stored >> 8).astype("u1"), photometric="miniswhite")
+    assert images.read(path)[0, :, 0].tolist() == [255, 191, 127, 0]
+    path = tiff(tmp_path / "white.tif", stored, photometric="miniswhite", byteorder=">")
+    with pytest.raises(SicError, match=r"white\.tif .*; convert or remove it"):  # by Pillow
+        images.read(path)
+
+
+@pytest.mark.parametrize("bits", [6, 10, 14])
+@pytest.mark.parametrize("white_is_0", [False, True])
+def test_depths_that_cannot_be_read_are_refused(
+    bits: int, white_is_0: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(SicError, match=r"x\.tif is not an image that can be read; convert"):
+        images.read(gray_tiff(tmp_path / "x.tif", bits, white_is_0, [0, 1]))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+def test_signed_numbers_are_refused(kind: Any, tmp_path: Path) -> None:
+    stored = np.array([[-100, 0, 100]], kind)
+    with pytest.raises(SicError, match=r"s\.tif has signed numbers"):
+        images.read(tiff(tmp_path / "s.tif", stored, photometric="minisblack"))
+
+
+@pytest.mark.parametrize("white", [255, 256, 4095, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_gray_pnm_is_scaled_from_its_white(white: int, plain: bool, tmp_path: Path) -> None:
+    """Of more than 8 bits Pillow makes 32."""
+    samples = [0, white // 4 + 1, white]
+    kind = "u1" if white < 256 else ">u2"
+    content = " ".join(map(str, samples)).encode() if plain else np.array(samples, kind).tobytes()
+    (tmp_path / "x.pgm").write_bytes(f"P{2 if plain else 5} 3 1 {white}\n".encode() + content)
+    expected = np.round(np.array(samples) / white * 255)
+    assert np.array_equal(images.read(tmp_path / "x.pgm")[0, :, 2], expected)
+
+
 def lying(upright: np.ndarray, orientation: int) -> np.ndarray:
     """A picture as a camera stores it under a value of the tag Orientation."""
     return {
@@ -80,6 +162,43 @@ def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     for suffix in ("jpg", "webp", "avif"):
         path = saved(tmp_path / f"x.{suffix}", image, exif=exif, quality=95)
         assert images.psnr(images.read(path), upright) > 30, suffix
+
+
+EXIF = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"  # Orientation 6
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize(
+    ("exif", "upright"),
+    [
+        (b"junk", False),
+        (EXIF[:7], False),  # cut off in its header
+        (EXIF[:9], False),  # and after it
+        (EXIF[:20], False),  # and within the tag
+        (EXIF[:4] + b"\xff" * 4, False),  # tags beyond its end
+        (EXIF.replace(b"\0\6", b"\0\x09"), False),  # an orientation that is none
+        (EXIF, True),
+    ],
+)
+def test_damaged_exif_is_none(
+    exif: bytes, upright: bool, suffix: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    options = {"exif": b"Exif\0\0" + exif}
+    path = saved(tmp_path / f"x.{suffix}", Image.fromarray(ASTRONAUT[:60, :100]), **options)
+    assert images.read(path).shape == ((100, 60, 3) if upright else (60, 100, 3))
+    assert not recwarn.list
+
+
+def test_an_avif_with_damaged_exif_is_named(tmp_path: Path) -> None:
+    """Which libavif itself refuses."""
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    path = saved(tmp_path / "x.avif", Image.fromarray(ASTRONAUT[:60, :100]), exif=exif.tobytes())
+    content = path.read_bytes()
+    assert content.count(b"Exif\0\0MM\0*") == 1
+    path.write_bytes(content.replace(b"Exif\0\0MM\0*", b"Exif\0\0junk"))
+    with pytest.raises(SicError, match=r"cannot read .*x\.avif: .*Exif"):
+        images.read(path)
 
 
 def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
@@ -176,6 +295,63 @@ def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
     assert np.array_equal(images.read(path)[~gone], np.array(flat.convert("RGB"))[~gone])
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_transparent_gray_of_any_depth_shows_white(
+    depth: int, place: int, tmp_path: Path
+) -> None:
+    top = 2**depth - 1
+    samples = [0, 1, top] if depth == 1 else [0, top // 3, top // 3 + 1, top]
+    packed = "".join(f"{sample:0{depth}b}" for sample in samples)
+    row = int(packed.ljust(-len(packed) // 8 * -8, "0"), 2).to_bytes(-(-len(packed) // 8))
+    path = png(tmp_path / "x.png", depth, 0, len(samples), row, tRNS=[samples[place]])
+    expected = [255 if s == samples[place] else round(s / top * 255) for s in samples]
+    assert images.read(path)[0].tolist() == [[value] * 3 for value in expected]
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(8, "u1"), (16, ">u2")])
+def test_a_transparent_colour_is_that_colour_only(depth: int, kind: str, tmp_path: Path) -> None:
+    samples = np.array([[1, 2, 3], [1, 2, 4], [2, 2, 3]]) * (1 if depth == 8 else 300)
+    samples[1] -= 0 if depth == 8 else [0, 0, 299]  # the same when rounded to 8 bits
+    row = samples.astype(kind).tobytes()
+    pixels = images.read(png(tmp_path / "x.png", depth, 2, 3, row, tRNS=[*samples[0]]))
+    expected = np.round(samples / (1 if depth == 8 else 257))
+    assert pixels[0, 0].tolist() == [255] * 3
+    assert np.array_equal(pixels[0, 1:], expected[1:])
+
+
+@pytest.mark.parametrize("depth", [2, 4, 8])
+def test_a_palette_with_transparency_of_its_own(depth: int, tmp_path: Path) -> None:
+    row = {8: b"\0\1\2\3", 4: b"\x01\x23", 2: b"\x1b"}[depth]
+    colours = bytes(range(10, 130, 10))
+    for alpha, expected in (([255, 0], [10, 255, 70, 100]), ([255, 128, 0], [10, 147, 255, 100])):
+        path = png(tmp_path / "x.png", depth, 3, 4, row, PLTE=colours, tRNS=bytes(alpha))
+        assert images.read(path)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_gray_with_alpha(depth: int, tmp_path: Path) -> None:
+    scale = 1 if depth == 8 else 257
+    samples = np.array([10, 255, 20, 0, 30, 128, 255, 255]) * scale
+    row = samples.astype("u1" if depth == 8 else ">u2").tobytes()
+    pixels = images.read(png(tmp_path / "x.png", depth, 4, 4, row))
+    assert pixels[0].tolist() == [[value] * 3 for value in (10, 255, 142, 255)]
+
+
+def png(path: Path, depth: int, colour: int, width: int, row: bytes, **chunks: Any) -> Path:
+    """A PNG of one row, with chunks as bytes or as numbers of 16 bits."""
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    contents = [("IHDR", header), *chunks.items(), ("IDAT", zlib.compress(b"\0" + row))]
+    whole = b"\x89PNG\r\n\x1a\n"
+    for name, content in (*contents, ("IEND", b"")):
+        if isinstance(content, list):
+            content = struct.pack(f">{len(content)}H", *content)
+        check = struct.pack(">I", zlib.crc32(name.encode() + content))
+        whole += struct.pack(">I", len(content)) + name.encode() + content + check
+    path.write_bytes(whole)
+    return path
+
+
 def test_alpha_is_flattened_on_white(tmp_path: Path) -> None:
     alpha = np.tile(np.linspace(0, 255, 512).astype(np.uint8), (512, 1))
     rgba = np.dstack([ASTRONAUT, alpha])
@@ -232,6 +408,13 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
         images.read(tmp_path / "missing.png")
     with pytest.raises(SicError, match="directory"):
         images.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"P5 0 1 255\n", b"P5 1 0 255\n", b"P6 0 0 255\n"])
+def test_a_picture_without_pixels_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.ppm").write_bytes(content)
+    with pytest.raises(SicError, match=r"x\.ppm is not an image"):
+        images.read(tmp_path / "x.ppm")
 
 
 def test_32_bits_a_channel_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple, Self
 
 from sic.errors import StreamError
+from sic.images import size_problem
 
 # ---- the machine that wrote a stream -------------------------------------------------------------
 
@@ -98,10 +99,6 @@ def _place(known: tuple[str, ...], name: str) -> int:
 MAGIC = b"SIC"
 VERSION = 1
 
-#: Pictures beyond this are refused by writer and reader (8K UHD, 7680×4320, fits).
-MAX_PIXELS = 2**25
-#: Largest side: the header has 16 bits for it.
-MAX_SIDE = 2**16 - 1
 #: Files beyond this are refused unread.
 MAX_BYTES = 2**30
 
@@ -314,18 +311,6 @@ def _check_pair(base: Layer, enhancement: Layer) -> None:
         base.width,
     ):
         raise StreamError("the enhancement belongs to another base layer; fetch the one of this")
-
-
-def size_problem(height: int, width: int) -> str:
-    """Why a picture of this size is refused, or an empty string."""
-    if height == 0 or width == 0:
-        return f"a picture of {height}×{width} pixels has none"
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
-        return (
-            f"a picture of {height}×{width} pixels is beyond the limit of {MAX_PIXELS} "
-            f"(and {MAX_SIDE} a side); cut or scale it"
-        )
-    return ""
 
 
 def _checksum(header: bytes, payload: bytes) -> int:

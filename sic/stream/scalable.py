@@ -29,7 +29,6 @@ from sic.stream.container import (
     Platform,
     read_layer,
     read_layers,
-    size_problem,
 )
 from sic.stream.latent import Bits, Latent, LatentCoder
 
@@ -128,7 +127,7 @@ class ScalableCodec:
         """Code a picture: the base layer, then the enhancement if the codec has one.
 
         Args:
-            image: uint8 (H, W, 3) RGB, at most ``sic.stream.container.MAX_PIXELS`` pixels.
+            image: uint8 (H, W, 3) RGB, at most ``sic.images.MAX_PIXELS`` pixels.
 
         Raises:
             SicError: if the picture is not of that form, or the weights give no finite numbers.
@@ -340,7 +339,7 @@ def _check_picture(image: Pixels) -> None:
             f"a picture to encode is uint8 (H, W, 3), not {image.dtype} {image.shape}; read "
             "it with sic.images.read"
         )
-    if problem := size_problem(image.shape[0], image.shape[1]):
+    if problem := images.size_problem(image.shape[0], image.shape[1]):
         raise SicError(problem)
 
 
