@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from tqdm.auto import tqdm
 
+from sic import progress
 from sic.errors import SicError
 
 
@@ -209,9 +209,12 @@ def _append(url: str, part: Path) -> None:
             there = 0
         length = response.headers.get("Content-Length")
         total = there + int(length) if length else None
+        _announce(url, part, total, there)
         with (
             part.open("r+b" if there else "wb") as file,
-            tqdm(total=total, initial=there, unit="B", unit_scale=True, desc=part.stem) as bar,
+            progress.bar(
+                total=total, initial=there, unit="B", unit_scale=True, desc=part.stem
+            ) as bar,
         ):
             file.seek(there)
             while chunk := response.read(_CHUNK):
@@ -220,6 +223,17 @@ def _append(url: str, part: Path) -> None:
             there = file.tell()
     if total is not None and there < total:
         raise ConnectionError(f"the connection broke after {there:,} of {total:,} bytes")
+
+
+def _announce(url: str, part: Path, total: int | None, there: int) -> None:
+    """Say before the first byte how much comes and where it goes; stop if it has no room there."""
+    free = shutil.disk_usage(part.parent).free
+    size = "of unknown size" if total is None else f"{total / 1e6:,.1f} MB"
+    known = f", {there / 1e6:,.1f} MB of them there" if there else ""
+    room = f"{free / 1e6:,.0f} MB free"
+    if total and total - there > free:
+        raise SicError(f"{url}: {size}{known}, and {part.parent} has {room}; free some space")
+    progress.say(f"downloading {url}: {size}{known}, to {part.parent} ({room})")
 
 
 def _check(part: Path, checksum: str, url: str) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
 
+from sic import progress
 from sic.errors import SicError
 from sic.files import cannot_write, write_bytes
 
@@ -80,7 +80,7 @@ def complete(
     missing = [name for name in order if not results[name].exists()]
     total = sum(size.values())
     done = total - sum(size[name] for name in missing)
-    with tqdm(total=total, initial=done, desc=f"{unit}s", unit=unit) as bar:
+    with progress.bar(total=total, initial=done, desc=f"{unit}s", unit=unit) as bar:
         while missing:
             left = []
             for name in missing:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from tqdm.auto import tqdm
 
+from sic import progress
 from sic.errors import SicError
 from sic.files import cannot_write, fetch, sha256
 
@@ -119,7 +119,9 @@ def unpack(file: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = [m for m in archive.infolist() if not m.is_dir() and _wanted(m.filename)]
-            for member in tqdm(members, desc=f"unpacking {file.name}", unit="file"):
+            size = sum(member.file_size for member in members) / 1e6
+            progress.say(f"unpacking {file}: {len(members):,} files, {size:,.1f} MB, to {folder}")
+            for member in progress.bar(members, desc=f"unpacking {file.name}", unit="file"):
                 inside = Path(*Path(member.filename).parts[1:])
                 if ".." in inside.parts or inside.is_absolute() or not inside.name:
                     raise SicError(f"{file} wants to write outside its folder: {member.filename}")

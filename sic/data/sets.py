@@ -13,9 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from sic import images
+from sic import images, progress
 from sic.data import coco
 from sic.errors import SicError
 from sic.files import replacing_folder, sha256, write_text
@@ -316,6 +315,6 @@ def _inspect(pictures: Mapping[str, Path], base: Path) -> Iterable[ImageRecord]:
     with ThreadPoolExecutor() as pool:  # decoding and hashing release the interpreter's lock
         tasks = pool.map(inspect, pictures.keys(), pictures.values())
         try:
-            yield from tqdm(tasks, total=len(pictures), desc="images", unit="image")
+            yield from progress.bar(tasks, total=len(pictures), desc="images", unit="image")
         finally:
             pool.shutdown(cancel_futures=True)

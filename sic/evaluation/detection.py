@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
-from sic import images
+from sic import images, progress
 from sic.anchors import cached
 from sic.anchors.classical import Anchor
 from sic.codec import weights
@@ -248,7 +247,7 @@ def _look(
     """Code every picture and look for objects in what comes out, as one file's content."""
     bpp: list[float] = []
     found: list[Detections] = []
-    for picture, path in tqdm(files.items(), desc=name, unit="picture", leave=False):
+    for picture, path in progress.bar(files.items(), desc=name, unit="picture", leave=False):
         image = images.read(path)
         if image.shape[:2] != (picture.height, picture.width):
             raise SicError(

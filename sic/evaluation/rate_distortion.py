@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from sic import images
+from sic import images, progress
 from sic.anchors import cached, vvc_m
 from sic.anchors.classical import Anchor
 from sic.codec import complexity
@@ -123,7 +122,8 @@ def _of_the_study(
     pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str
 ) -> Iterator[dict[str, Any]]:
     codecs = list(trained(params))
-    with tqdm(total=len(codecs) * len(pictures), desc="our codecs", unit="stream") as bar:
+    total = len(codecs) * len(pictures)
+    with progress.bar(total=total, desc="our codecs", unit="stream") as bar:
         for item in codecs:
             codec = ScalableCodec.load(item.base, item.enhancement, device)
             about = {
@@ -282,7 +282,9 @@ def _at_once(
 ) -> list[dict[str, Any]]:
     """Rows of jobs that other programs do, one on each core; in the order of the jobs."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(row, jobs), desc=what, unit="stream"))
+        waiting = list(jobs)
+        rows = pool.map(row, waiting)
+        return list(progress.bar(rows, total=len(waiting), desc=what, unit="stream"))
 
 
 # ---- summaries -------------------------------------------------------------------------------

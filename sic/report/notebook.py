@@ -15,15 +15,17 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
-from nbformat import NotebookNode
+import psutil
 
-from sic import source
+from sic import progress, source
 from sic.errors import SicError, exit_on_error
 from sic.files import replacing, write_text
-from sic.report import pages
+
+# Whoever stops a stage while it starts shall see one line: what takes long is imported later.
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 #: What decides no result of a stage, by its notebook: messages, how files are written, the reader
 #: of params.yaml (DVC tracks its values one by one); of training, drawings neither.
@@ -32,17 +34,23 @@ LEAVE = {"*": source.PLUMBING, "4*": ("sic.report",)}
 #: Where an object lies in memory, as Python shows objects that have no better name.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
+#: The exit code of a stage that somebody stopped, as shells have it for Ctrl-C.
+STOPPED = 130
+
 #: What a progress bar leaves behind when its widget is gone.
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 #: Where the copy of a failed run is left for the reader, outside of DVC's products.
 FAILED = Path("build/failed")
 
+#: The Python of this environment, by the name that it has in JupyterLab.
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
 
 def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     """Run a notebook and write ``folder/notebook.ipynb`` and ``folder/index.html``.
 
-    What the notebook writes to stderr (progress bars) goes to this process's stderr as it comes.
+    What the notebook writes to stderr goes to this process's stderr as it comes, and so do bars.
 
     Args:
         notebook: source notebook with a cell tagged `parameters`.
@@ -54,23 +62,30 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
         SicError: with the line of the SicError that the notebook ended with, or the last line
             of its traceback and the place of the failed copy.
     """
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    if not notebook.exists():
-        raise SicError(f"no notebook {notebook}; run from the study's folder")
+    from sic.report.kernel import Kernel
+
+    source = read(notebook)
     attempt = FAILED / f"{'-'.join(folder.parts)}.ipynb"
     attempt.parent.mkdir(parents=True, exist_ok=True)
+    Kernel.noise = attempt.with_suffix(".log")
     try:
         papermill.execute_notebook(
-            notebook,
+            source,
             attempt,
             parameters,
-            progress_bar=False,
+            progress_bar={**progress.look(), "desc": _stage(notebook), "unit": "cell"},
             log_output=False,
             stderr_file=sys.stderr,
+            kernel_manager_class=Kernel,
         )
+    except KeyboardInterrupt:
+        attempt.unlink(missing_ok=True)
+        raise
     except PapermillExecutionError as error:
         if error.ename == SicError.__name__:
             attempt.unlink()
@@ -80,15 +95,46 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
             f"its traceback is in {attempt}"
         ) from None
     except DeadKernelError:
+        sys.stderr.write(Kernel.noise.read_text(errors="replace"))
         raise SicError(
             f"the kernel of {notebook} died (killed, or out of memory); run the same command "
             "again: training continues from its last checkpoint"
         ) from None
+    finally:
+        Kernel.noise.unlink(missing_ok=True)
     executed = clean(nbformat.read(attempt, as_version=4))
     with replacing(folder / "notebook.ipynb") as temporary:
         nbformat.write(executed, temporary)
     write_text(folder / "index.html", html(executed, folder))
     attempt.unlink()
+
+
+def read(path: Path) -> "NotebookNode":
+    """A notebook, to be run by this environment's Python whoever saved it last.
+
+    Raises:
+        SicError: if there is none, or the file is something else.
+    """
+    import nbformat
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if "\n<<<<<<< " in text:
+            raise SicError(f"{path} holds both sides of a merge; choose one and save it")
+        notebook = nbformat.reads(text, as_version=4)
+        notebook.metadata.kernelspec = KERNEL
+    except OSError as error:
+        raise SicError(
+            f"cannot read {path}: {error.strerror}; run from the study's folder"
+        ) from None
+    except (ValueError, AttributeError, KeyError, nbformat.ValidationError):
+        raise SicError(f"{path} is not a notebook; take the file from git again") from None
+    return notebook
+
+
+def _stage(notebook: Path) -> str:
+    """The name of the stage, as DVC tells it to what it starts."""
+    return os.environ.get("DVC_STAGE", notebook.stem)
 
 
 def end_with_parent() -> None:
@@ -106,7 +152,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def clean(notebook: NotebookNode) -> NotebookNode:
+def clean(notebook: "NotebookNode") -> "NotebookNode":
     """Drop from an executed notebook, in place, what differs between two equal runs."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)
@@ -127,7 +173,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def html(notebook: NotebookNode, folder: Path) -> str:
+def html(notebook: "NotebookNode", folder: Path) -> str:
     """A page that opens without a server or a network, with a way back to the report.
 
     Args:
@@ -135,6 +181,8 @@ def html(notebook: NotebookNode, folder: Path) -> str:
         folder: where the page will lie, below the report's folder.
     """
     from nbconvert import HTMLExporter
+
+    from sic.report import pages
 
     exporter = HTMLExporter(template_name="basic")
     exporter.embed_images = True
@@ -167,7 +215,23 @@ def main() -> None:
     pairs = dict(item.split("=", 1) for item in arguments.parameters)
     parameters = {name: _value(text) for name, text in pairs.items()}
     end_with_parent()
-    execute(arguments.source, arguments.folder, parameters)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        execute(arguments.source, arguments.folder, parameters)
+    except KeyboardInterrupt:
+        for left in psutil.Process().children(recursive=True):
+            left.kill()  # a kernel that was only starting
+        stage = _stage(arguments.source)
+        progress.say(f"\nsic: {stage} was stopped; run the same command again to go on")
+        sys.exit(STOPPED)
+
+
+def _stop(number: int, frame: Any) -> None:
+    """End the notebook, once: a second signal must not break off the end of its kernel."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@ A layer fetched later has a file of its own: `photo.sic` holds the base, `photo.
 beside it the enhancement.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from sic import progress
 from sic.errors import SicError, StreamError
 from sic.files import cannot_write, sha256, write_bytes
 from sic.stream.container import MAX_BYTES, Layer, info, read_layers
@@ -229,12 +227,12 @@ def each(jobs: list[Job], work: Callable[[list[Job]], None], verb: str, batch: i
         work(jobs)
         return
     failed = 0
-    with tqdm(total=len(jobs), desc=verb, unit="file") as bar:
+    with progress.bar(total=len(jobs), desc=verb, unit="file") as bar:
         for first in range(0, len(jobs), batch):
             together = jobs[first : first + batch]
             for error in _failures(together, work):
                 failed += 1
-                bar.write(f"sic: {error}", file=sys.stderr)
+                progress.say(f"sic: {error}")
             bar.update(len(together))
     if failed:
         raise SicError(f"{failed} of {len(jobs)} files failed; the others are done")

@@ -26,9 +26,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from sic import images, params
+from sic import images, params, progress
 from sic.codec.loss import Loss, StepLoss
 from sic.codec.tcm import TCM
 from sic.data import crops
@@ -165,7 +164,7 @@ def _train(
     if not state.history.rows:
         state.history.close(0, _validate(state, step_loss, run, joined))
     parts = iter(_parts(run, state.step, joined))
-    with tqdm(
+    with progress.bar(
         total=run.steps,
         initial=state.step,
         desc=run.name,

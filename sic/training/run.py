@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,8 @@ import torch
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
 
-from sic import params, source
+from sic import params, progress, source
 from sic.codec import weights
 from sic.codec.tcm import TCM
 from sic.data.crops import Photo
@@ -90,7 +88,7 @@ def newest_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | No
                 io.BytesIO(data), weights_only=True, map_location=device
             )
             return content
-        tqdm.write(f"{path} is damaged (wrong checksum); taking the one before", file=sys.stderr)
+        progress.say(f"{path} is damaged (wrong checksum); taking the one before")
         path.unlink()
     return None
 
