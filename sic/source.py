@@ -28,7 +28,10 @@ from sic.files import replacing_folder, write_text
 Root = str | ModuleType | Callable[..., Any]  # a dotted name, a module, a function or a class
 #: What decides no result: messages, how files are written and work is shared, and the reader of
 #: params.yaml, whose values count one by one.
-PLUMBING = tuple(f"sic.{name}" for name in "errors files params progress schema source work".split())
+PLUMBING = (
+    *("sic.errors", "sic.files", "sic.params", "sic.progress", "sic.schema", "sic.source"),
+    "sic.work",
+)
 
 _Cells = list[tuple[str, list[ast.stmt]]]  # tags and statements
 
