@@ -62,11 +62,12 @@ def main() -> None:
     if words[:1] == ["profile"]:
         become("python", "-m", "sic.profile", *words[1:])
     settle_git()
+    dvc = ("python", "-m", "sic.pipeline")
     if words[:1] == ["bundle"]:
         become("python", "-m", "sic.report.provenance", *words)
     if words:
-        become("dvc", *words)
-    status = run("dvc", "repro") or run("python", "-m", "sic.report.provenance")
+        become(*dvc, *words)
+    status = run(*dvc, "repro") or run("python", "-m", "sic.report.provenance")
     if status == 0 and REPORT.is_file():
         say(f"the report is {REPORT.relative_to(ROOT)}")
     sys.exit(status)
@@ -75,13 +76,14 @@ def main() -> None:
 def test(words: List[str]) -> int:
     """Format, lint, types, notebooks, tests: all of them, so that one run shows every fault."""
     notebooks = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb"))
+    # A file's tests stay in one process: several of them share a run of the whole study.
+    spread = ("-n", "2", "--dist=loadscope", "--no-loadscope-reorder")
     checks = {
         "format": ("ruff", "format", "--check"),
         "lint": ("ruff", "check"),
         "types": ("mypy",),
         "notebooks": (*STRIP, "--verify", *notebooks),
-        # A file's tests stay in one process: several of them share a run of the whole study.
-        "tests": ("pytest", "-n", "2", "--dist=loadscope", "--no-loadscope-reorder", *words),
+        "tests": ("pytest", *spread, "--durations=25", *words),
     }
     failed = {}
     for name, check in checks.items():

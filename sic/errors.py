@@ -4,6 +4,9 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+#: The exit code of what somebody stopped, as shells have it for Ctrl-C.
+STOPPED = 130
+
 
 class SicError(Exception):
     """Wrong input or surroundings: one line, what is wrong, where, and what to do."""

@@ -88,6 +88,18 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def enter_study() -> None:
+    """Make the study's folder the current one: the nearest above with a params.yaml, if any.
+
+    JupyterLab, VS Code and nbconvert start a notebook in its own folder.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file():
+            os.chdir(folder)
+            return
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:

@@ -5,6 +5,7 @@ params.yaml alone, so choosing a profile means writing its numbers there.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,35 @@ PROFILES = Path("profiles")
 
 
 def apply(name: str, params: Path = PARAMS, profiles: Path = PROFILES) -> None:
-    """Put the numbers of ``profiles/NAME.yaml`` into params.yaml; comments and the rest stay.
-
-    The result is checked before it takes the place of the old file.
+    """Put the numbers of ``profiles/NAME.yaml`` into params.yaml.
 
     Raises:
-        SicError: for an unknown profile, and for a params.yaml that is wrong before or after.
+        SicError: for an unknown profile, and as :func:`put`.
     """
     source = profiles / f"{name}.yaml"
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in profiles.glob("*.yaml"))) or "none"
         raise SicError(f"no profile {name}: there are {known}")
+    put(round_trip().load(source.read_text(encoding="utf-8")), str(source), params)
+
+
+def put(values: Mapping[str, Any], source: str, params: Path = PARAMS) -> None:
+    """Overwrite keys of params.yaml, section by section; comments and the rest stay.
+
+    Raises:
+        SicError: for a key that is not there, and for a params.yaml wrong before or after.
+    """
     load(params)
-    yaml = _round_trip()
+    yaml = round_trip()
     content = yaml.load(params.read_text(encoding="utf-8"))
-    _put(content, yaml.load(source.read_text(encoding="utf-8")), source)
+    _put(content, values, source)
     with replacing(params) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
-        load(temporary)
+        try:
+            load(temporary)
+        except SicError as error:
+            raise SicError(str(error).replace(str(temporary), source)) from None
 
 
 def main() -> None:
@@ -49,7 +60,7 @@ def main() -> None:
     print(f"params.yaml now has the numbers of profiles/{sys.argv[1]}.yaml")
 
 
-def _round_trip() -> YAML:
+def round_trip() -> YAML:
     """A reader and writer that keeps comments, spacing and the spelling of numbers."""
     yaml = YAML()
     yaml.width = 4096
@@ -61,7 +72,7 @@ def _round_trip() -> YAML:
     return yaml
 
 
-def _put(target: CommentedMap, values: Any, source: Path, path: str = "") -> None:
+def _put(target: CommentedMap, values: Mapping[str, Any], source: str, path: str = "") -> None:
     """Overwrite keys of ``target``, section by section; a profile brings no new ones."""
     for key, value in values.items():
         if key not in target:

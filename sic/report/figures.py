@@ -23,6 +23,7 @@ from sic.codec.tcm import Widths
 from sic.evaluation.bd import LAYERED
 from sic.files import replacing
 from sic.images import Pixels
+from sic.report.labels import literal
 
 # ---- how each codec looks in every figure --------------------------------------------------------
 
@@ -92,7 +93,7 @@ def mask_beside_image(
     axes = figure.subplots(2, len(pictures), squeeze=False)
     for column, (name, (image, mask)) in zip(axes.T, pictures.items(), strict=True):
         column[0].imshow(image)
-        column[0].set_title(name)
+        column[0].set_title(literal(name))
         column[1].imshow(mask, cmap="gray", interpolation="nearest")
         column[1].set_title(f"m_x, {mask.mean():.1%} of the pixels", fontsize=10)
     for axis in axes.flat:
@@ -236,7 +237,7 @@ def _millions(N: int, M: int, num_slices: int, widths: Widths) -> dict[int, floa
 
 def _caption(figure: Figure, text: str) -> None:
     """A title in as many lines as the figure's width needs: some 12 letters an inch."""
-    figure.suptitle(fill(text, int(12 * figure.get_figwidth())), fontsize=10)
+    figure.suptitle(literal(fill(text, int(12 * figure.get_figwidth()))), fontsize=10)
 
 
 def _in_order(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from sic import progress, source
-from sic.errors import SicError, exit_on_error
+from sic.errors import STOPPED, SicError, exit_on_error
 from sic.files import replacing, write_text
 
 # Whoever stops a stage while it starts shall see one line: what takes long is imported later.
@@ -33,9 +33,6 @@ LEAVE = {"*": source.PLUMBING, "4*": ("sic.report",)}
 
 #: Where an object lies in memory, as Python shows objects that have no better name.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-
-#: The exit code of a stage that somebody stopped, as shells have it for Ctrl-C.
-STOPPED = 130
 
 #: What a progress bar leaves behind when its widget is gone.
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from sic.report.figures import LOOKS
+from sic.report.labels import literal
 
 _BASE, _ADDED, _SHARED = LOOKS["SA-ICM"]["color"], LOOKS["fusion"]["color"], "0.35"
 
@@ -65,7 +66,8 @@ def draw(structure: Structure) -> Figure:
     _box(axes, 10.9, 2.5, human, _ADDED, width=1.9)
     _arrow(axes, (7.7, 4), (9.9, 4))
     _arrow(axes, (9.4, 2.5), (9.9, 2.5), "ŷf")
-    figure.suptitle(f"Fig. 3: structure of the scalable codec; numbers of {s.about}", fontsize=10)
+    about = f"Fig. 3: structure of the scalable codec; numbers of {s.about}"
+    figure.suptitle(literal(about), fontsize=10)
     return figure
 
 

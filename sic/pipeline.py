@@ -1,0 +1,112 @@
+"""DVC as study.py runs it: params.yaml is checked first, and a stopped run takes no results away.
+
+``python -m sic.pipeline repro -s edges`` stands for ``dvc repro -s edges``.
+"""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sic.errors import STOPPED, SicError, exit_on_error
+from sic.params import load
+
+_BETWEEN = 252  # DVC's exit code when it is interrupted between two stages
+
+
+def main() -> None:
+    """Run DVC with the words of the command line and end with its exit code."""
+    words = sys.argv[1:]
+    load()  # in a fraction of a second, before DVC removes what a stage is to make anew
+    if words[:2] == ["exp", "run"]:
+        _check_git()
+        words = set_params(words)
+    from dvc.cli import main as dvc
+
+    stops: list[logging.LogRecord] = []
+
+    def unless_of_a_stop(record: logging.LogRecord) -> bool:
+        if _tells_of_a_stop(record):
+            stops.append(record)
+        return record not in stops
+
+    for handler in logging.getLogger("dvc").handlers:
+        handler.addFilter(unless_of_a_stop)
+    code = dvc(words)
+    if code == _BETWEEN:
+        print("sic: stopped; run the same command again to go on", file=sys.stderr)
+    if code:
+        _restore()
+    sys.exit(STOPPED if stops else code)
+
+
+def set_params(words: list[str]) -> list[str]:
+    """Do what ``dvc exp run -S KEY=VALUE`` asks for, and return the words without it.
+
+    DVC would write params.yaml anew, in a form of its own.  What only DVC can do is left to it: to
+    add and remove keys, to try several values, to work in another folder.
+
+    Raises:
+        SicError: for a key that is not in params.yaml and a value that it cannot have.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-S", "--set-param", action="append", default=[])
+    known, others = parser.parse_known_args(words)
+    pairs = [pair.removeprefix("params.yaml:").partition("=") for pair in known.set_param]
+    several = ("choice(", "range(")
+    theirs = any(key[:1] in "+~" or value.startswith(several) for key, _, value in pairs)
+    if not pairs or theirs or {"--queue", "--temp"} & set(others):
+        return words
+    from sic import profile
+
+    for key, _, value in pairs:
+        values: Any = profile.round_trip().load(value)
+        for name in reversed(key.split(".")):
+            values = {name: values}
+        profile.put(values, f"-S {key}={value}")
+    return others
+
+
+def _check_git() -> None:
+    """Stop unless git is there and knows who works here: an experiment is a commit."""
+    if not Path(".git").exists():
+        raise SicError("experiments need git: clone the study, or use repro instead of exp run")
+    for key in ("name", "email"):
+        config = subprocess.run(["git", "config", f"user.{key}"], capture_output=True, check=False)
+        if config.returncode and not os.environ.get(f"GIT_COMMITTER_{key.upper()}"):
+            raise SicError(
+                f"an experiment is a commit, and git has no {key} of yours to write into it; "
+                f'say it once: git config user.{key} "..."'
+            )
+
+
+def _tells_of_a_stop(record: logging.LogRecord) -> bool:
+    """Whether DVC reports an interrupt: the stage, or :func:`main`, has said it in better words."""
+    error = record.exc_info[1] if record.exc_info else None
+    while error:
+        if isinstance(error, KeyboardInterrupt) or str(error).endswith(f" {STOPPED}"):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _restore() -> None:
+    """Bring back what DVC removed for a stage that did not end well."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            outs = [out for out in repo.index.outs if out.use_cache and out.hash_info]
+            missing = [str(out) for out in outs if not out.exists]
+            if missing:
+                repo.checkout(missing, allow_missing=True)
+    except DvcException:  # not in the cache either, or no pipeline to read
+        return
+
+
+if __name__ == "__main__":
+    exit_on_error(main)
