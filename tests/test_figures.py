@@ -44,6 +44,7 @@ def means() -> pd.DataFrame:
             row("LIC", (rate, 0), quality + 0.5, lmbda=lmbda),
             row("difference", (0.1, rate), quality - 1, lmbda=lmbda),
             *(row("fusion", (0.1, rate), quality - (5 - m) / 10, lmbda=lmbda, m=m) for m in (3, 5)),
+            row("VVC", (rate, 0), quality + 1),
             row("JPEG", (rate, 0), quality - 2),
             row("WebP", (rate, 0), quality + 0.52),
         ]
@@ -65,17 +66,21 @@ def test_fig_6_counts_additional_bits_on_the_left_and_all_bits_on_the_right(
     np.testing.assert_allclose(line(left, "proposed (feature fusion)")[:, 1], [30, 33, 36])
     np.testing.assert_allclose(line(left, "LIC for people"), line(right, "LIC for people"))
     np.testing.assert_allclose(line(right, "SA-ICM, x̂_t"), [[0.1, 20]])
+    drawn = ["proposed (feature fusion)", "DC model", "LIC for people", "VVC", "SA-ICM, x̂_t"]
+    assert [curve.get_label() for curve in left.get_lines()] == drawn[:4], "the paper's curves"
+    assert [curve.get_label() for curve in right.get_lines()] == drawn
     assert "bits per pixel" in right.get_xlabel()
     assert "dB" in left.get_ylabel()
 
 
 def test_a_long_caption_stays_inside_of_its_figure(means: pd.DataFrame) -> None:
-    figure = figures.quality_by_m(means, "Fig. 7: mean over many photos, with masks " * 5)
+    figure = figures.quality_by_m(means, "Fig. 7: mean over many photos, stand-in masks " * 5)
     FigureCanvasAgg(figure).draw()
     assert figure._suptitle
     box = figure._suptitle.get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
+    assert "-\n" not in figure._suptitle.get_text(), "a word is torn at its hyphen"
 
 
 def test_fig_7_has_a_curve_for_each_m(means: pd.DataFrame) -> None:
@@ -100,12 +105,17 @@ def test_an_m_that_was_trained_at_one_rate_point_is_one_point(means: pd.DataFram
     assert table.loc[0.02, ("ours", "m = 5")] == 36
 
 
-def test_classical_codecs_are_named_with_their_set_up(means: pd.DataFrame) -> None:
-    setup = {"version": "x265 4.1 (gcc)", "preset": "veryslow", "chroma": "4:4:4", "bit_depth": 10}
-    hevc = pd.DataFrame([row("HEVC", (rate, 0), 30, **setup) for rate in (0.1, 0.3)])
-    both = pd.concat([means, hevc]).astype({"bit_depth": "Int64"})
+def test_vvc_is_named_with_its_set_up(means: pd.DataFrame) -> None:
+    setup = {"version": "libvvenc 1.15 (gcc)", "preset": "fast", "chroma": "4:2:0", "bit_depth": 10}
+    vvc = pd.DataFrame([row("VVC", (rate, 0), 30, **setup) for rate in (0.1, 0.3)])
+    both = pd.concat([means[means.codec != "VVC"], vvc]).astype({"bit_depth": "Int64"})
     left, _ = figures.rate_distortion(both, 5, "").axes
-    assert len(line(left, "HEVC (x265 4.1, veryslow, 4:4:4 10 bit)")) == 2
+    assert len(line(left, "VVC (libvvenc 1.15, fast, 4:2:0 10 bit)")) == 2
+
+
+def test_a_codec_that_was_not_measured_has_no_curve(means: pd.DataFrame) -> None:
+    left, _ = figures.rate_distortion(means[means.codec != "VVC"], 5, "").axes
+    assert "VVC" not in [curve.get_label() for curve in left.get_lines()]
 
 
 def test_the_published_series_is_drawn_as_such_and_only_when_given(means: pd.DataFrame) -> None:

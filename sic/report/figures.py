@@ -1,6 +1,6 @@
 """The paper's figures and tables, drawn from the study's own numbers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
@@ -67,6 +67,8 @@ TABLE_II = {
 }
 
 
+#: The codecs of the paper's Fig. 6, in the order of its legend.
+FIG_6 = ("fusion", "difference", "LIC", "VVC")
 #: What VTM's series is called that others measured.
 PUBLISHED = "VVC (VTM, 4:4:4): published for Kodak, not rerun"
 
@@ -131,37 +133,38 @@ def pictures_side_by_side(
 def rate_distortion(
     means: pd.DataFrame, m: int, caption: str, published: Sequence[tuple[float, float]] = ()
 ) -> Figure:
-    """Fig. 6: PSNR against bits, once counting additional bits alone, once all bits.
+    """Fig. 6: PSNR against bits, once counting additional bits alone, once all bits; the paper's
+    four curves, and x̂_t as a star.
 
     Args:
-        means: as :func:`sic.evaluation.rate_distortion.means` returns them; codecs that are not
-            there have no curve.
+        means: as :func:`sic.evaluation.rate_distortion.means` returns them; a codec of
+            :data:`FIG_6` that is not there has no curve.
         m: slices of the fusion curve that is drawn.
         caption: images, sizes and what differs from the paper.
         published: VTM's points as others measured them (:func:`sic.anchors.cached.published`).
     """
-    figure = Figure(figsize=(12, 6.6), layout="constrained")
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    shown = means[(means.codec != "fusion") | (means.m == m)]
-    for codec, rows in _in_order(shown):
-        rate = "bpp_additional" if codec in LAYERED else "bpp"
-        _curve(left, rows, rate, codec)
-        _curve(right, rows, "bpp", codec)
+    shown = means[means.codec.isin(FIG_6) & ((means.codec != "fusion") | (means.m == m))]
+    base = means[means.codec == "SA-ICM"]
+    for codec in filter(set(shown.codec).__contains__, FIG_6):
+        rows = shown[shown.codec == codec].sort_values("bpp")
+        drawn = {"label": legend(rows.iloc[0]), **LOOKS[codec]}
+        layered = codec in LAYERED
+        left.plot(rows.bpp_additional if layered else rows.bpp, rows.psnr, **drawn)
+        right.plot(rows.bpp, rows.psnr, **drawn)
     if published:
         for axes in (left, right):
             axes.plot(*zip(*published, strict=True), ls=":", color="0.4", label=PUBLISHED)
-    base = means[means.codec == "SA-ICM"]
-    right.plot(base.bpp, base.psnr_machine, ls="", ms=11, label=NAMES["SA-ICM"], **LOOKS["SA-ICM"])
-    ours = shown[shown.codec.isin(["fusion", "difference", "LIC"])]
-    seen = shown[(shown.bpp <= 1.3 * ours.bpp.max()) & shown.codec.isin(LOOKS)]
-    lowest = min(seen.psnr.min(), base.psnr_machine.min())
-    left.set(
-        title="additional bits alone", xlabel="bits per pixel (base not counted for layered codecs)"
-    )
-    right.set(title="base + additional bits", xlabel="bits per pixel")
+    right.plot(base.bpp, base.psnr_machine, ls="", ms=12, label=NAMES["SA-ICM"], **LOOKS["SA-ICM"])
+    widest = 1.15 * shown[shown.codec != "VVC"].bpp.max()
+    seen = shown[shown.bpp <= widest].psnr
+    bottom, top = min(seen.min(), base.psnr_machine.min()) - 0.5, seen.max() + 0.5
+    left.set(title="additional bits alone (proposed and DC)")
+    right.set(title="base + additional bits")
     left.set_ylabel("PSNR of the picture for people (dB)")
     for axes in (left, right):
-        axes.set(xlim=(0, 1.3 * ours.bpp.max()), ylim=(lowest - 0.5, seen.psnr.max() + 0.5))
+        axes.set(xlabel="bits per pixel", xlim=(0, widest), ylim=(bottom, top))
         plain(axes)
     # Below the panels: names with their set-up are long, and one list serves both.
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -237,20 +240,8 @@ def _millions(N: int, M: int, num_slices: int, widths: Widths) -> dict[int, floa
 
 def _caption(figure: Figure, text: str) -> None:
     """A title in as many lines as the figure's width needs: some 12 letters an inch."""
-    figure.suptitle(literal(fill(text, int(12 * figure.get_figwidth()))), fontsize=10)
-
-
-def _in_order(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The curves that there are, in the order of :data:`sic.report.figures.LOOKS`."""
-    for codec in LOOKS:
-        found = rows[rows.codec == codec]
-        if codec != "SA-ICM" and len(found):
-            yield codec, found
-
-
-def _curve(axes: Axes, rows: pd.DataFrame, rate: str, codec: str) -> None:
-    rows = rows.sort_values(rate)
-    axes.plot(rows[rate], rows.psnr, label=legend(rows.iloc[0]), **LOOKS[codec])
+    lines = fill(text, int(12 * figure.get_figwidth()), break_on_hyphens=False)
+    figure.suptitle(literal(lines), fontsize=10)
 
 
 # ---- training curves -----------------------------------------------------------------------------
