@@ -1,6 +1,8 @@
 """Anchors: which codecs a study has, streams kept once, and points that others measured too."""
 
 import ast
+import contextlib
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,8 +15,9 @@ import pytest
 from skimage import data
 
 from sic import images, params
-from sic.anchors import cached, classical, vvc_m
+from sic.anchors import cached, classical, programs, vvc_m
 from sic.anchors.classical import Anchor, Still
+from sic.anchors.programs import CodecError, MissingCodec
 from sic.errors import SicError
 
 ROOT = Path(__file__).parents[1]
@@ -41,9 +44,8 @@ class Counted:
     knob = "quality"
 
     def __init__(self) -> None:
-        found = classical.jpeg()
-        assert found is not None
-        self.jpeg, self.setup, self.coded = found, found.setup, 0
+        self.jpeg, self.coded = classical.jpeg(), 0
+        self.setup = self.jpeg.setup
 
     def encode(self, image: images.Pixels, setting: float) -> bytes:
         self.coded += 1
@@ -57,22 +59,23 @@ class Counted:
 
 
 def test_only_what_is_asked_for_is_looked_for() -> None:
-    assert cached.find(settings()) == []
-    ((anchor, values),) = cached.find(settings(jpeg=[5, 50]))
-    assert (anchor.setup.codec, values) == ("JPEG", [5, 50])
+    assert cached.find(settings()) == ([], {})
+    ((anchor, values),), missing = cached.find(settings(jpeg=[5, 50]))
+    assert (anchor.setup.codec, values, missing) == ("JPEG", [5, 50], {})
 
 
 def test_a_codec_that_no_program_has_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sic.anchors.programs.ffmpegs", lambda: iter([]))
-    asked = settings(vvc={"qp": [37]}, vvc_m={"qp": [27]}, hevc={"qp": [37]}, jpeg=[5])
-    there = [anchor.setup.codec for anchor, _ in cached.find(asked)]
-    assert there == ["JPEG"], "none takes the name of another"
-    notes = cached.left_out(asked, there)
-    assert [note.partition(" is left out")[0] for note in notes] == ["VVC", "VVC+M", "HEVC"]
-    assert "evaluate.vvc.vtm names no VTM" in notes[0]
-    assert cached.left_out(asked, ["JPEG", "VVC", "VVC+M", "HEVC"]) == []
+    monkeypatch.setattr(programs, "ffmpegs", lambda: iter(["/nowhere/ffmpeg", sys.executable]))
+    asked = settings(vvc={"qp": [37]}, hevc={"qp": [37]}, jpeg=[5])
+    found, missing = cached.find(asked)
+    assert [a.setup.codec for a, _ in found] == ["JPEG"], "none takes the name of another"
+    why = f"/nowhere/ffmpeg: No such file or directory; {sys.executable}: it does not say that it"
+    assert list(missing) == ["VVC", "HEVC"]
+    assert missing["HEVC"] == f"{why} is ffmpeg"
+    assert missing["VVC"].endswith("is ffmpeg; and evaluate.vvc.vtm names no VTM")
+    assert cached.left_out("HEVC", missing["HEVC"]).startswith("HEVC is left out: ")
 
 
 def test_the_published_series_is_of_kodak_alone() -> None:
@@ -121,7 +124,9 @@ def test_threads_never_parse_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def parse(*_: object) -> None:
         raise AssertionError("a picture that is coded on a thread parses Python")
 
-    codec, second = Counted(), vvc_m.find("faster")
+    codec, second = Counted(), None
+    with contextlib.suppress(MissingCodec):
+        second = vvc_m.find("faster")
     monkeypatch.setattr(ast, "parse", parse)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda q: cached.code(codec, q, PHOTO, tmp_path), [5, 50]))
@@ -129,18 +134,55 @@ def test_threads_never_parse_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             pool.submit(vvc_m.code, second, 37, PHOTO, PHOTO, tmp_path).result()
 
 
+def slope(height: int, width: int) -> images.Pixels:
+    """A picture of any size that is not flat."""
+    rows, columns = np.linspace(0, 255, height)[:, None, None], np.linspace(0, 255, width)[:, None]
+    return np.broadcast_to((rows + columns) / 2, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "refused"),
+    [
+        (1, 1, {"VVC", "HEVC"}),
+        (1, 300, {"HEVC"}),
+        (15, 15, {"HEVC"}),
+        (32, 16383, set()),
+        (32, 16384, {"WebP"}),
+        (32, 40000, {"WebP", "AVIF", "VVC"}),
+        (65536, 8, {"WebP", "AVIF", "VVC", "HEVC", "JPEG"}),
+    ],
+)
+def test_a_size_that_a_codec_has_not_is_one_line(
+    height: int, width: int, refused: set[str], tmp_path: Path
+) -> None:
+    picture, at_all = slope(height, width), settings(
+        vvc={"preset": "faster", "qp": [42]}, hevc={"preset": "ultrafast", "qp": [37]},
+        avif={"speed": 10, "quality": [30]}, jpeg_xl={"effort": 1, "distance": [4.0]},
+        webp=[40], jpeg=[40],
+    )  # fmt: skip
+    found, _ = cached.find(at_all)
+    for anchor, (setting,) in found:
+        if anchor.setup.codec in refused:
+            with pytest.raises(CodecError) as error:
+                cached.code(anchor, setting, picture, tmp_path)
+            assert "\n" not in str(error.value)
+            assert " 0x" not in error.value.reason, "the same in each run"
+        else:
+            assert cached.code(anchor, setting, picture, tmp_path).x_hat.shape == picture.shape
+
+
 # ---- points that others measured -------------------------------------------------------------
 
 
-def untuned(speed: int) -> Anchor | None:
+def untuned(speed: int) -> Anchor:
     """AVIF as the reference's points were coded: not tuned for PSNR."""
     found = classical.avif(speed)
-    return found and Still(found.setup, "AVIF", {**found.options, "advanced": {}})
+    return Still(found.setup, "AVIF", {**found.options, "advanced": {}})
 
 
 #: The reference's name and setting; our codec and its setting.  libvvenc's own default codes an
 #: intra picture three QPs finer than it is told to, and the reference's points were coded so.
-EQUAL_SETTINGS: list[tuple[str, int, Callable[[], Anchor | None], int]] = [
+EQUAL_SETTINGS: list[tuple[str, int, Callable[[], Anchor], int]] = [
     ("vvenc-fast-420-10b", 42, lambda: classical.libvvenc("fast"), 39),
     ("x265-veryslow-444-10b", 32, lambda: classical.x265("veryslow"), 32),
     ("x265-veryslow-444-10b", 42, lambda: classical.x265("veryslow"), 42),
@@ -152,11 +194,12 @@ EQUAL_SETTINGS: list[tuple[str, int, Callable[[], Anchor | None], int]] = [
 @pytest.mark.parametrize("name", ["kodim03", "kodim23"])
 @pytest.mark.parametrize(("codec", "theirs", "make", "ours"), EQUAL_SETTINGS)
 def test_points_agree_with_those_of_others_at_equal_settings(
-    codec: str, theirs: int, make: Callable[[], Anchor | None], ours: int, name: str
+    codec: str, theirs: int, make: Callable[[], Anchor], ours: int, name: str
 ) -> None:
-    anchor = make()
-    if anchor is None:
-        pytest.skip("no program on this machine has the codec")
+    try:
+        anchor = make()
+    except MissingCodec as error:
+        pytest.skip(str(error))
     points = pd.read_csv(SHARED / "reference/classical_kodak.csv")
     chosen = points.codec.eq(codec) & points.image.eq(name) & points.qp.eq(theirs)
     reference = points[chosen].iloc[0]

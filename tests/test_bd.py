@@ -1,5 +1,6 @@
 """Bjøntegaard deltas against their definition, and against numbers that others found."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ MANY = 200  # resamplings
 
 RATE = np.array([0.1, 0.22, 0.41, 0.9])
 QUALITY = np.array([28.0, 30.5, 33.1, 36.2])
+
+
+LOSSLESS = "a photo came back without loss, so a mean is infinite"
+NOT_EVERYWHERE = "a point was not measured on every photo"
 
 
 def curve(rate: Any, quality: Any, images: int = 1) -> Curve:
@@ -106,15 +111,38 @@ def test_the_order_of_the_points_does_not_count() -> None:
         ((RATE[:2], QUALITY[:2]), "rate", 1, "fewer than 3 points"),
         ((RATE, [28, 30, 29.9, 33]), "rate", 1, "quality does not rise with the rate"),
         (([0.1, 0.1, 0.4], [28, 30, 33]), "quality", 1, "two points have one rate"),
+        ((RATE, [28, 30, 33, np.inf]), "rate", np.nan, LOSSLESS),
+        ((RATE, [np.inf] * 4), "quality", np.nan, LOSSLESS),
+        ((RATE, [28, np.nan, 33, 36]), "rate", np.nan, NOT_EVERYWHERE),
+        (([0.1, 0.2, np.nan], QUALITY[:3]), "quality", np.nan, NOT_EVERYWHERE),
+        (
+            ([0, 0.2, 0.4], QUALITY[:3]),
+            "rate",
+            np.nan,
+            "a rate or a quality is no number to compare",
+        ),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_curves_that_cannot_be_compared_have_a_note_and_no_number(
     tested: Any, of: str, overlap: float, note: str
 ) -> None:
     found = bd.delta(curve(*tested), curve(RATE, QUALITY), of, MANY)
     assert found.note == note
     assert np.isnan([found.value, found.low, found.high]).all()
-    assert found.overlap == pytest.approx(overlap, abs=1e-9)
+    assert found.overlap == pytest.approx(overlap, abs=1e-9, nan_ok=True)
+    assert bd.delta(curve(RATE, QUALITY), curve(*tested), of, MANY).note, "the other way round"
+
+
+def test_a_photo_without_loss_leaves_no_number_to_resample() -> None:
+    quality = np.tile(QUALITY, (3, 1))
+    quality[1, -1] = np.inf
+    found = bd.delta(Curve(np.tile(RATE, (3, 1)), quality), curve(RATE, QUALITY, 3), "rate", MANY)
+    assert (found.note, found.low, found.high) == (
+        LOSSLESS,
+        pytest.approx(np.nan, nan_ok=True),
+        pytest.approx(np.nan, nan_ok=True),
+    )
 
 
 def test_the_interval_is_over_the_images() -> None:
@@ -175,7 +203,22 @@ def test_additional_bits_are_set_beside_all_bits_of_a_codec_without_layers(
     shown = bd.readable(compared.reset_index()).set_index(["tested", "other", "bits"])
     assert shown.loc[("fusion m5", "DC", "additional"), "BD-rate (%)"] == "-20.0 [-20.0, -20.0]"
     found = bd.metrics(compared.reset_index())
-    assert found["fusion m5"]["LIC, additional bits"]["bd_rate"] == -20
+    assert found["fusion m5"]["LIC, additional bits"] == {
+        "bd_rate": -20,
+        "bd_psnr": round(compared.bd_psnr["fusion m5", "LIC", "additional"], 2),
+    }
+
+
+def test_a_comparison_without_a_number_has_its_reason_everywhere(table: pd.DataFrame) -> None:
+    table.loc[(table.codec == "LIC") & (table.point == "4") & (table.image == "b"), "psnr"] = np.inf
+    table.loc[(table.codec == "VVC") & (table.point == "2") & (table.image == "a"), "bpp"] = np.nan
+    compared = bd.compare(table, 10)
+    written = json.loads(json.dumps(bd.metrics(compared), allow_nan=False))
+    assert written["fusion m5"]["LIC, all bits"] == {"bd_rate": LOSSLESS, "bd_psnr": LOSSLESS}
+    shown = bd.readable(compared).set_index(["tested", "other", "bits"])
+    assert shown.loc[("fusion m5", "LIC", "all"), "BD-rate (%)"] == LOSSLESS
+    assert isinstance(written["fusion m5"]["VVC, all bits"]["bd_psnr"], float), "of three points"
+    assert bd.curves(table)["VVC"].point.nunique() == 3
 
 
 def test_codecs_of_one_point_are_no_curve(table: pd.DataFrame) -> None:

@@ -14,12 +14,12 @@ from skimage import data
 from sic import images
 from sic.anchors import classical, planes, programs
 from sic.anchors.classical import Anchor, Video
-from sic.anchors.programs import Ffmpeg
+from sic.anchors.programs import MissingCodec
 
 PHOTO: images.Pixels = np.ascontiguousarray(data.coffee()[100:191, 200:331])  # odd sides
 
 #: Each codec at little effort, and two settings, the finer one first.
-CODECS: dict[str, tuple[Callable[[], Anchor | None], float, float]] = {
+CODECS: dict[str, tuple[Callable[[], Anchor], float, float]] = {
     "VVC": (lambda: classical.libvvenc("faster"), 27, 42),
     "HEVC": (lambda: classical.x265("ultrafast"), 27, 42),
     "AVIF": (lambda: classical.avif(10), 70, 20),
@@ -30,10 +30,10 @@ CODECS: dict[str, tuple[Callable[[], Anchor | None], float, float]] = {
 
 
 def make(name: str) -> Anchor:
-    anchor = CODECS[name][0]()
-    if anchor is None:
-        pytest.skip(f"no program on this machine has {name}")
-    return anchor
+    try:
+        return CODECS[name][0]()
+    except MissingCodec as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(params=CODECS)
@@ -127,27 +127,25 @@ def test_avif_keeps_full_chroma_and_is_tuned_for_psnr() -> None:
 
 
 def test_a_program_that_lacks_the_codec_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = list(programs.ffmpegs())
-    if not real or classical.libvvenc("faster") is None:
-        pytest.skip("no ffmpeg with libvvenc on this machine")
-    first = Ffmpeg(sys.executable, "0.1")  # a program, but no coder
-    monkeypatch.setattr(programs, "ffmpegs", lambda: iter([first, *real]))
+    anchor, real = make("VVC"), list(programs.ffmpegs())
+    monkeypatch.setattr(programs, "ffmpegs", lambda: iter([sys.executable, *real]))
     found = classical.libvvenc("faster")
-    assert found is not None
-    assert found.program in real
+    assert found.setup == anchor.setup
     assert re.fullmatch(r"libvvenc \d\S* \(FFmpeg \S+\)", found.setup.version)
     assert found.program.version in found.setup.version
 
 
 def test_no_program_no_codec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "ffmpegs", lambda: iter([]))
-    assert classical.libvvenc("fast") is None
-    assert classical.x265("fast") is None
-    assert classical.jpeg_xl(7) is None
     monkeypatch.setattr("PIL.features.check", lambda name: False)
-    assert classical.avif(6) is None
-    assert classical.webp() is None
-    assert classical.jpeg() is None
+    for find in (classical.libvvenc, classical.x265):
+        with pytest.raises(MissingCodec, match="neither on the PATH nor in a wheel"):
+            find("fast")
+    with pytest.raises(MissingCodec, match="neither on the PATH"):
+        classical.jpeg_xl(7)
+    for find in (lambda: classical.avif(6), classical.webp, classical.jpeg):
+        with pytest.raises(MissingCodec, match="Pillow is built without it"):
+            find()
 
 
 def test_a_label_names_codec_program_effort_and_chroma() -> None:

@@ -178,7 +178,7 @@ def test_the_detector_sees_what_readers_get_and_rates_are_what_they_read(
     base = "artifacts/sa_icm/codec.safetensors"
     codec = ScalableCodec.load(base, "artifacts/fusion/m2-q1/codec.safetensors")
     streams = [codec.encode(image) for image in files]
-    jpeg = next(a for a, _ in cached.find(study().evaluate) if a.setup.codec == "JPEG")
+    jpeg = next(a for a, _ in cached.find(study().evaluate)[0] if a.setup.codec == "JPEG")
     expected = [
         *files,
         *(codec.decode(s, "machine") for s in streams),

@@ -188,16 +188,47 @@ def test_a_second_run_differs_in_times_and_memory_only(table: pd.DataFrame, run:
 
 def test_means_and_metrics_are_means_over_the_images(table: pd.DataFrame) -> None:
     means = rate_distortion.means(table)
-    assert list(means.columns) == rate_distortion.COLUMNS[1:]
+    assert list(means.columns) == rate_distortion.COLUMNS[1:-1]
     rows = table[table.codec == "fusion"]
     mean = means[means.codec == "fusion"].iloc[0]
     assert mean.psnr == pytest.approx(rows.psnr.mean())
     assert mean.bpp_additional == pytest.approx(rows.bpp_additional.mean())
     metrics: dict[str, Any] = rate_distortion.metrics(table)
-    assert metrics["fusion"]["m2-q1"]["psnr"] == round(rows.psnr.mean(), 4)
+    assert metrics["fusion"]["m2-q1"]["psnr"] == round(rows.psnr.mean(), 2)
     assert set(metrics["JPEG"]) == {"quality 10", "quality 40"}
     assert "psnr_machine" not in metrics["JPEG"]["quality 10"]
     assert "lpips" not in metrics["JPEG"]["quality 10"], "no weights, no number"
+
+
+def test_a_photo_that_a_codec_cannot_code_leaves_its_points_out_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever codec: one photo of an odd size does not stop the others."""
+    monkeypatch.setattr("sic.anchors.programs.ffmpegs", lambda: iter(["/nowhere"]))
+    settings = STUDY.model_copy(
+        update={"evaluate": STUDY.evaluate.model_copy(update={**FEW_POINTS, "webp": [40, 80]})}
+    )
+    tall = np.zeros((16384, 1, 3), np.uint8)
+    photos = {"small": tall[:30], "tall": tall}
+    rows = rate_distortion._of_anchors(photos, settings, Metrics(), tmp_path)
+    table = pd.DataFrame(rows, columns=rate_distortion.COLUMNS).astype({"note": "object"})
+    webp = table[(table.codec == "WebP") & (table.image == "tall")]
+    assert list(webp.note) == 2 * [
+        "encoding error 5: Image size exceeds WebP limit of 16383 pixels"
+    ]
+    assert webp[rate_distortion.NUMBERS].isna().all(axis=None)
+    found = rate_distortion.left_out(table)
+    assert (
+        "WebP has no mean and no curve at quality 40, quality 80: it cannot code tall (encoding "
+        "error 5: Image size exceeds WebP limit of 16383 pixels); take that out of the test photos "
+        "to have them."
+    ) in found
+    (hevc,) = (sentence for sentence in found if sentence.startswith("HEVC"))
+    assert "/nowhere: No such file or directory" in hevc
+    assert set(rate_distortion.means(table).codec) == {"AVIF", "JPEG"}
+    assert set(rate_distortion.metrics(table)) == {"AVIF", "JPEG"}
+    table.to_csv(tmp_path / "rd.csv", index=False)
+    assert rate_distortion.left_out(rate_distortion.read(tmp_path / "rd.csv")) == found
 
 
 def test_the_file_of_the_table_is_read_as_it_was_written(

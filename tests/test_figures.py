@@ -73,6 +73,22 @@ def test_fig_6_counts_additional_bits_on_the_left_and_all_bits_on_the_right(
     assert "dB" in left.get_ylabel()
 
 
+def test_points_without_loss_are_not_drawn_and_counted(means: pd.DataFrame, tmp_path: Path) -> None:
+    best = means.lmbda == 0.02
+    means.loc[best & means.codec.isin(["LIC", "fusion"]) | (means.codec == "JPEG"), "psnr"] = np.inf
+    fig_6 = figures.rate_distortion(means, 5, "Fig. 6: two photos")
+    fig_7 = figures.quality_by_m(means, "Fig. 7")
+    for figure, gone in ((fig_6, 6), (fig_7, 6)):
+        figures.save(figure, tmp_path / "figure")
+        assert figure._suptitle
+        assert f"without loss: {gone} points" in figure._suptitle.get_text().replace("\n", " ")
+    assert len(line(fig_6.axes[0], "LIC for people")) == 2
+    assert len(line(fig_7.axes[0], "m = 5")) == 2
+    assert np.isinf(figures.table_2(means).loc[0.02, ("ours", "m = 5")])
+    means["psnr"] = np.inf
+    figures.save(figures.rate_distortion(means, 5, ""), tmp_path / "nothing but the base")
+
+
 def test_a_long_caption_stays_inside_of_its_figure(means: pd.DataFrame) -> None:
     figure = figures.quality_by_m(means, "Fig. 7: mean over many photos, stand-in masks " * 5)
     FigureCanvasAgg(figure).draw()

@@ -110,6 +110,19 @@ def test_curves_that_cross_are_not_better_everywhere() -> None:
     assert "NOT at every PSNR in common: -50 % at 28.0 dB, but +10 % at 33.0 dB" in found
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_a_photo_without_loss_makes_infinite_is_said_in_words() -> None:
+    table = results(nothing=rows("mean colour", [0.001], [np.inf]))
+    white = (table.image == "a") & (table.point == "q3")
+    table.loc[white & table.codec.isin(["LIC", "fusion"]), ["psnr", "psnr_y"]] = np.inf
+    words = text(table)
+    reason = "a photo came back without loss, so a mean is infinite"
+    assert f"{ADDITIONAL} has no BD-rate against the human LIC ({reason}); no BD-PSNR" in words
+    assert "How far x̂_t lies below the human LIC is not told" in words
+    assert "At λ = 0.02 the effect of m is not told" in words
+    assert "nan" not in words
+
+
 def test_without_a_quality_in_common_the_ranges_are_given_and_no_number() -> None:
     low = rows("fusion", 0.7 * RATES, QUALITY - 8, m=5)
     found = sentence(results(fusion=low), f"{ADDITIONAL} has no BD-rate against the human LIC")

@@ -52,6 +52,19 @@ def page(table: pd.DataFrame, tmp_path: Path) -> Path:
     return tmp_path / "index.html"
 
 
+def test_points_without_loss_and_without_numbers_have_no_place(table: pd.DataFrame) -> None:
+    means = table[table.image == PHOTOS[0]].drop(columns="image")
+    finest = table.bpp_additional + (table.codec != "fusion") > 0.2
+    lossless = table.assign(psnr=table.psnr.where(~finest | (table.codec != "LIC"), np.inf))
+    lossless.loc[lossless.codec == "AVIF", ["bpp", "bpp_additional", "psnr"]] = np.nan
+    pages.rate_distortion_plot(lossless, means, PHOTOS)  # JSON without NaN, or an error
+    found = pages._curves(lossless[lossless.image == "coffee"])
+    assert "AVIF" not in found
+    assert "LIC for people" not in found
+    means.loc[means.codec == "JPEG", "psnr"] = np.inf
+    assert '"JPEG"' not in pages.rate_distortion_plot(table, means, PHOTOS).split("<script>")[0]
+
+
 def test_every_codec_is_in_the_page_and_nothing_is_loaded(page: Path) -> None:
     text = BeautifulSoup(page.read_text(), "html.parser")
     assert len(text.select("[data-curve]")) == len(LOOKS) + 1, "fusion has two"

@@ -80,6 +80,34 @@ def test_equal_pictures_have_no_distance() -> None:
     assert found["psnr"] == found["psnr_y"] == found["ms_ssim"] == math.inf
 
 
+def changed(picture: images.Pixels, by: int) -> images.Pixels:
+    """The picture with another value in one sample."""
+    other = picture.copy()
+    other[50, 60, 1] += by
+    return other
+
+
+@pytest.mark.parametrize(
+    ("picture", "by", "db"),
+    [
+        (PHOTO, 1, None),
+        (np.full((192, 192, 3), 255, np.uint8), -1, 70.85),
+        (np.zeros((161, 161, 3), np.uint8), 1, None),
+    ],
+    ids=["photo", "white", "black"],
+)
+def test_nearly_equal_pictures_have_a_finite_distance(
+    picture: images.Pixels, by: int, db: float | None
+) -> None:
+    nearly = changed(picture, by)
+    found = metrics.Metrics()(picture, nearly)
+    assert found["psnr"] == pytest.approx(10 * math.log10(255**2 * picture.size))
+    assert found["ms_ssim"] == pytest.approx(
+        -10 * math.log10(1 - ms_ssim_by_definition(picture, nearly)), abs=0.01
+    )
+    assert db is None or found["ms_ssim"] == pytest.approx(db, abs=0.01)
+
+
 def test_ms_ssim_of_a_small_picture_is_not_defined() -> None:
     small, degraded = PHOTO[:160, :200], blurred(1)[:160, :200]
     assert math.isnan(metrics.ms_ssim_db(small, degraded))
@@ -128,6 +156,8 @@ def test_lpips_is_that_of_its_definition(alexnet_file: Path) -> None:
     assert found == pytest.approx(lpips_by_definition(alexnet_file, PHOTO, blurred(2)), rel=2e-2)
     assert measure(PHOTO, blurred(4))["lpips"] > found
     assert measure(PHOTO, PHOTO)["lpips"] == 0
+    assert math.isnan(measure(PHOTO[:30, :40], blurred(2)[:30, :40])["lpips"])
+    assert measure(PHOTO[:31, :31], blurred(2)[:31, :31])["lpips"] > 0
 
 
 def test_wrong_weights_are_one_line(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_the_row_names_vtm_and_its_version(folder: Path) -> None:
 def test_vtm_goes_before_libvvenc_where_it_is_asked_for(folder: Path) -> None:
     settings = params.load(Path(__file__).parents[1] / "params.yaml").evaluate
     vvc = settings.vvc.model_copy(update={"vtm": str(folder), "qp": [37]})
-    found = cached.find(settings.model_copy(update={"vvc": vvc}))
+    found, _ = cached.find(settings.model_copy(update={"vvc": vvc}))
     versions = [a.setup.version for a, _ in found if a.setup.codec == "VVC"]
     assert versions == ["VTM 23.13"], "one program a curve"
 

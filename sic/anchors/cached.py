@@ -1,7 +1,8 @@
 """The classical codecs that the study's curves are set beside, run for real on the same pictures.
 
-One curve is coded by one program.  A codec that no program here has is left out, with a note; none
-takes the name of another.  Streams are kept by picture and setting: to code again costs decoding.
+One curve is coded by one program.  A codec that no program here has is left out, with a note, and
+so is a picture that a codec cannot code; none takes the name of another.  Streams are kept by
+picture and setting: to code again costs decoding.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import numpy as np
 from sic import source, work
 from sic.anchors import classical
 from sic.anchors.classical import Anchor, Setup
+from sic.anchors.programs import CodecError, MissingCodec
 from sic.files import write_bytes
 from sic.images import Pixels
 from sic.params import Evaluate
@@ -58,55 +60,51 @@ class Coded:
         return 8 * len(self.stream) / (self.x_hat.shape[0] * self.x_hat.shape[1])
 
 
-def find(settings: Evaluate) -> list[tuple[Anchor, Sequence[float]]]:
-    """The codecs that params.yaml asks for and this machine has, with their settings.
+def find(
+    settings: Evaluate,
+) -> tuple[list[tuple[Anchor, Sequence[float]]], dict[str, str]]:
+    """The codecs that params.yaml asks for.
 
     VVC is VTM's where params.yaml names its folder, else libvvenc's.
+
+    Returns:
+        Those that this machine has, with their settings; and of each of the others, by its name,
+        why this machine has it not.
 
     Raises:
         SicError: if VTM is asked for and is not where params.yaml says.
     """
     s = settings
-    folder = s.vvc.vtm
-    wanted: list[tuple[Sequence[float], Callable[[], Anchor | None]]] = [
-        (s.vvc.qp, lambda: classical.vtm_intra(Path(folder)) if folder else _libvvenc(s)),
-        (s.hevc.qp, lambda: classical.x265(s.hevc.preset)),
-        (s.avif.quality, lambda: classical.avif(s.avif.speed)),
-        (s.jpeg_xl.distance, lambda: classical.jpeg_xl(s.jpeg_xl.effort)),
-        (s.webp, classical.webp),
-        (s.jpeg, classical.jpeg),
-    ]
-    found = [(make(), values) for values, make in wanted if values]
-    return [(anchor, values) for anchor, values in found if anchor is not None]
-
-
-def _libvvenc(settings: Evaluate) -> Anchor | None:
-    return classical.libvvenc(settings.vvc.preset)
-
-
-def left_out(settings: Evaluate, codecs: Iterable[str]) -> list[str]:
-    """A sentence on each codec that params.yaml asks for and the results do not have.
-
-    Args:
-        settings: of params.yaml.
-        codecs: the names in the table of results.
-    """
-    no_ffmpeg = "neither the ffmpeg on the PATH nor that of the imageio-ffmpeg wheel has"
-    asked: dict[str, tuple[Sequence[float], str]] = {
-        "VVC": (settings.vvc.qp, f"{no_ffmpeg} libvvenc, and evaluate.vvc.vtm names no VTM"),
-        "VVC+M": (settings.vvc_m.qp, f"{no_ffmpeg} libvvenc"),
-        "HEVC": (settings.hevc.qp, f"{no_ffmpeg} libx265"),
-        "AVIF": (settings.avif.quality, "Pillow is built without it"),
-        "JPEG XL": (settings.jpeg_xl.distance, f"{no_ffmpeg} libjxl"),
-        "WebP": (settings.webp, "Pillow is built without it"),
-        "JPEG": (settings.jpeg, "Pillow is built without it"),
+    wanted: dict[str, tuple[Sequence[float], Callable[[], Anchor]]] = {
+        "VVC": (s.vvc.qp, lambda: _vvc(s)),
+        "HEVC": (s.hevc.qp, lambda: classical.x265(s.hevc.preset)),
+        "AVIF": (s.avif.quality, lambda: classical.avif(s.avif.speed)),
+        "JPEG XL": (s.jpeg_xl.distance, lambda: classical.jpeg_xl(s.jpeg_xl.effort)),
+        "WebP": (s.webp, classical.webp),
+        "JPEG": (s.jpeg, classical.jpeg),
     }
-    there = set(codecs)
-    return [
-        f"{codec} is left out: on the machine that evaluated, {reason}."
-        for codec, (values, reason) in asked.items()
-        if values and codec not in there
-    ]
+    found: list[tuple[Anchor, Sequence[float]]] = []
+    missing: dict[str, str] = {}
+    for codec, (values, make) in wanted.items():
+        try:
+            found += [(make(), values)] if values else []
+        except MissingCodec as error:
+            missing[codec] = str(error)
+    return found, missing
+
+
+def _vvc(settings: Evaluate) -> Anchor:
+    if settings.vvc.vtm:
+        return classical.vtm_intra(Path(settings.vvc.vtm))
+    try:
+        return classical.libvvenc(settings.vvc.preset)
+    except MissingCodec as error:
+        raise MissingCodec(f"{error}; and evaluate.vvc.vtm names no VTM") from None
+
+
+def left_out(codec: str, reason: str) -> str:
+    """The sentence on a codec that :func:`find` did not find."""
+    return f"{codec} is left out: the machine that evaluated does not have it ({reason})."
 
 
 def published(names: Iterable[str]) -> tuple[tuple[float, float], ...]:
@@ -126,14 +124,17 @@ def code(anchor: Anchor, setting: float, image: Pixels, folder: Path = CACHE) ->
         folder: of streams that were coded earlier.
 
     Raises:
-        SicError: if the codec fails on this picture.
+        CodecError: if the codec cannot code this picture, as those of extreme sizes.
     """
     name = f"{recipe(anchor.setup)}-{anchor.knob}{setting}"
     stream, encode_seconds = kept(
         folder / digest(image) / name, lambda: anchor.encode(image, setting)
     )
     start = time.perf_counter()
-    x_hat = anchor.decode(stream, *image.shape[:2])
+    try:
+        x_hat = anchor.decode(stream, *image.shape[:2])
+    except ValueError:
+        raise CodecError(anchor.setup.codec, "it decodes to another size") from None
     return Coded(stream, x_hat, encode_seconds, time.perf_counter() - start)
 
 

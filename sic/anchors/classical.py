@@ -3,7 +3,7 @@
     image ── encode ── stream ── decode ── x̂          rate: the length of the stream
 
 A codec comes from the first program here that proves on a dark picture that it can code and
-decode; ``None`` stands for a codec that no program has.
+decode; one that no program has is a MissingCodec, which says why.
 """
 
 import io
@@ -19,7 +19,7 @@ from PIL import Image, features
 
 from sic.anchors import planes, programs
 from sic.anchors.planes import Chroma
-from sic.anchors.programs import Ffmpeg, Vtm
+from sic.anchors.programs import CodecError, Ffmpeg, MissingCodec, Vtm
 from sic.images import Pixels
 
 
@@ -62,10 +62,15 @@ class Anchor(Protocol):
         """Name of the number that steers its rate."""
 
     def encode(self, image: Pixels, setting: float) -> bytes:
-        """The stream of uint8 (H, W, 3) RGB."""
+        """The stream of uint8 (H, W, 3) RGB.  Raises CodecError if the codec cannot."""
 
     def decode(self, stream: bytes, height: int, width: int) -> Pixels:
-        """The picture in a stream, uint8 (height, width, 3) RGB."""
+        """The picture in a stream, uint8 (height, width, 3) RGB.
+
+        Raises:
+            CodecError: if the codec cannot.
+            ValueError: if the stream has not as many samples.
+        """
 
 
 # ---- video codecs, by ffmpeg -----------------------------------------------------------------
@@ -107,7 +112,7 @@ class Video:
         return planes.unpack(raw, height, width, self.setup.chroma)
 
 
-def libvvenc(preset: str) -> Video | None:
+def libvvenc(preset: str) -> Video:
     """VVC by Fraunhofer's encoder, which has 4:2:0 only; decoded by ffmpeg itself."""
 
     # Without IntraQPOffset=0 the picture is coded three steps finer than it says; without `-g 1`
@@ -120,7 +125,7 @@ def libvvenc(preset: str) -> Video | None:
     return _video(setup, r"libvvenc version: (\S+)", "vvc", options)
 
 
-def x265(preset: str) -> Video | None:
+def x265(preset: str) -> Video:
     """HEVC at 4:4:4, tuned for PSNR."""
 
     # `info` would write 2 kB of settings into the stream; `ipratio` would code three QPs finer.
@@ -134,17 +139,18 @@ def x265(preset: str) -> Video | None:
 
 def _video(
     setup: Setup, version: str, stream: str, options: Callable[[int], Sequence[str]]
-) -> Video | None:
+) -> Video:
     """The codec by the first ffmpeg that has it; the encoder's own words tell its version."""
-    for program in programs.ffmpegs():
+
+    def use(program: Ffmpeg) -> Video:
         anchor = Video(setup, program, stream, options)
         said = program.prove(anchor.samples, options(37), stream, ["-f", stream])
-        if said is not None:
-            number = re.search(version, said)
-            name = f"{setup.version} {number[1] if number else 'of unknown version'}"
-            named = replace(setup, version=f"{name} (FFmpeg {program.version})")
-            return replace(anchor, setup=named)
-    return None
+        number = re.search(version, said)
+        name = f"{setup.version} {number[1] if number else 'of unknown version'}"
+        named = replace(setup, version=f"{name} (FFmpeg {program.version})")
+        return replace(anchor, setup=named)
+
+    return programs.first(use)
 
 
 # ---- VTM -------------------------------------------------------------------------------------
@@ -211,15 +217,18 @@ def _libjxl(effort: int, distance: float) -> list[str]:
     return ["-c:v", "libjxl", "-distance", f"{distance}", "-effort", f"{effort}"]
 
 
-def jpeg_xl(effort: int) -> JpegXl | None:
+def jpeg_xl(effort: int) -> JpegXl:
     """JPEG XL, lossy, at an effort of 1 to 9."""
-    for program in programs.ffmpegs():
-        if program.prove("rgb24", _libjxl(effort, 1), _PICTURES, _LIBJXL_READER) is not None:
-            version = f"libjxl (FFmpeg {program.version})"
-            colour = "RGB in; XYB inside, by libjxl"
-            setup = Setup("JPEG XL", version, f"effort {effort}", "4:4:4", 8, colour)
-            return JpegXl(setup, program, effort)
-    return None
+
+    def use(program: Ffmpeg) -> JpegXl:
+        program.prove("rgb24", _libjxl(effort, 1), _PICTURES, _LIBJXL_READER)
+        version = f"libjxl (FFmpeg {program.version})"
+        colour = "RGB in; XYB inside, by libjxl"
+        return JpegXl(
+            Setup("JPEG XL", version, f"effort {effort}", "4:4:4", 8, colour), program, effort
+        )
+
+    return programs.first(use)
 
 
 @dataclass(frozen=True)
@@ -239,41 +248,54 @@ class Still:
 
     def encode(self, image: Pixels, setting: float) -> bytes:
         """The file of uint8 (H, W, 3) RGB at one of Pillow's qualities, 0 to 100."""
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, self.format, quality=int(setting), **self.options)
+        file, options = io.BytesIO(), {"quality": int(setting), **self.options}
+        try:
+            Image.fromarray(image).save(file, self.format, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CodecError("Pillow cannot code the picture", str(error)) from None
         return file.getvalue()
 
     def decode(self, stream: bytes, height: int, width: int) -> Pixels:
         """The picture in a file."""
-        picture = Image.open(io.BytesIO(stream), formats=[self.format])
-        return np.asarray(picture.convert("RGB"))
+        try:
+            picture = Image.open(io.BytesIO(stream), formats=[self.format])
+            return np.asarray(picture.convert("RGB"))
+        except (OSError, ValueError, RuntimeError):
+            problem = "what Pillow wrote it does not read"
+            raise CodecError("Pillow cannot decode the picture", problem) from None
 
 
-def avif(speed: int) -> Still | None:
+def avif(speed: int) -> Still:
     """AVIF (AV1) at a speed of 0 to 10, tuned for PSNR, which saves 11 to 12 % of the bits."""
     options = {"speed": speed, "subsampling": "4:4:4", "advanced": {"tune": "psnr"}}
     preset, library = f"speed {speed}, tune psnr", f"libavif {features.version('avif')}"
     colour = "YCbCr BT.601 full range, by libavif"
     setup = Setup("AVIF", _in_pillow(library), preset, "4:4:4", 8, colour)
-    return Still(setup, "AVIF", {**options, "max_threads": 1}) if features.check("avif") else None
+    return _still("avif", Still(setup, "AVIF", {**options, "max_threads": 1}))
 
 
-def webp() -> Still | None:
+def webp() -> Still:
     """WebP, lossy, at its slowest method; it has 4:2:0 only."""
     library = _in_pillow(f"libwebp {features.version('webp')}")
     colour = "YCbCr BT.601 limited range, by libwebp"
     setup = Setup("WebP", library, "method 6", "4:2:0", 8, colour)
-    return Still(setup, "WebP", {"method": 6}) if features.check("webp") else None
+    return _still("webp", Still(setup, "WebP", {"method": 6}))
 
 
-def jpeg() -> Still | None:
+def jpeg() -> Still:
     """Baseline JPEG, 4:2:0, with optimised Huffman tables."""
     turbo = features.version("libjpeg_turbo")
     library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}"
     colour = "YCbCr BT.601 full range, by libjpeg"
     setup = Setup("JPEG", _in_pillow(library), "optimised tables", "4:2:0", 8, colour)
     options = {"optimize": True, "subsampling": "4:2:0"}
-    return Still(setup, "JPEG", options) if features.check("jpg") else None
+    return _still("jpg", Still(setup, "JPEG", options))
+
+
+def _still(feature: str, codec: Still) -> Still:
+    if not features.check(feature):
+        raise MissingCodec("Pillow is built without it")
+    return codec
 
 
 def _in_pillow(library: str) -> str:

@@ -4,20 +4,38 @@ One thread a picture, so that times mean the same everywhere and streams never d
 machine's cores.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import imageio_ffmpeg
 
 from sic.errors import SicError
 
+T = TypeVar("T")
+
 _SIDE = 128  # of the picture to try, in pixels
+_REASON = re.compile("rror|nknown|nvalid|too small|too large|out of range")
+_STOPPED = (-2, -9, -15)  # exit codes of a program that a person or the system ended
+
+
+class CodecError(SicError):
+    """A program that could not do what it was asked; ``reason`` is its own words, in one line."""
+
+    def __init__(self, asked: str, reason: str) -> None:
+        super().__init__(f"{asked}: {reason}")
+        self.reason = reason
+
+
+class MissingCodec(SicError):
+    """A codec that no program of this machine has: one line that says why of each."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,7 @@ class Ffmpeg:
             The stream, and what the encoder said.
 
         Raises:
-            SicError: if ffmpeg fails.
+            CodecError: if ffmpeg fails.
         """
         # 60 pictures a second: a second picture falls into the first one's group, in VVC+M.
         source = ["-f", "rawvideo", "-pix_fmt", samples, "-s", "{}x{}".format(*size), "-r", "60"]
@@ -63,14 +81,14 @@ class Ffmpeg:
             samples: ffmpeg's name of the format that is wanted, which must be the stream's own.
 
         Raises:
-            SicError: if ffmpeg fails.
+            CodecError: if ffmpeg fails.
         """
         sink = ["-f", "rawvideo", "-pix_fmt", samples, "-"]
         return self._run(["-threads", "1", *options, "-i", "-", *sink], stream)[0]
 
     def prove(
         self, samples: str, options: Sequence[str], stream: str, reader: Sequence[str]
-    ) -> str | None:
+    ) -> str:
         """Code and decode a dark picture, to see whether this ffmpeg can.
 
         Args:
@@ -78,42 +96,69 @@ class Ffmpeg:
             reader: as ``options`` in :meth:`decode`.
 
         Returns:
-            What the encoder said; None if it cannot, or the samples come back as others.
+            What the encoder said.
+
+        Raises:
+            CodecError: if it cannot, or the samples come back as others.
         """
         bytes_a_pixel = {"rgb24": 3, "yuv420p10le": 3, "yuv444p10le": 6}[samples]
         raw = bytes(bytes_a_pixel * _SIDE**2)
-        try:
-            coded, said = self.encode(raw, samples, (_SIDE, _SIDE), options, stream)
-            decoded = self.decode(coded, reader, samples)
-        except SicError:
-            return None
-        return said if len(decoded) == len(raw) else None
+        coded, said = self.encode(raw, samples, (_SIDE, _SIDE), options, stream)
+        if len(self.decode(coded, reader, samples)) != len(raw):
+            raise CodecError(self.path, "what it decodes has another size than what it coded")
+        return said
 
     def _run(self, arguments: list[str], payload: bytes) -> tuple[bytes, str]:
+        asked = f"{self.path} failed on {' '.join(arguments)}"
         command = [self.path, "-hide_banner", "-nostats", *arguments]
-        done = subprocess.run(command, input=payload, capture_output=True)
-        log = done.stderr.decode(errors="replace")
+        done = _start(asked, command, payload)
+        log = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] ", "", done.stderr.decode(errors="replace"))
+        if done.returncode in _STOPPED or (done.returncode and "received signal" in log):
+            raise SicError(f"{asked}: it was stopped; run the same command again")
         if done.returncode or not done.stdout:
-            reason = next((li for li in log.splitlines() if "rror" in li), log[-200:]).strip()
-            raise SicError(f"{self.path} failed on {' '.join(arguments)}: {reason}")
+            reason = next((li for li in log.splitlines() if _REASON.search(li)), log[-200:]).strip()
+            raise CodecError(asked, reason or f"exit code {done.returncode}")
         return done.stdout, log
 
 
-def ffmpegs() -> Iterator[Ffmpeg]:
-    """The ffmpegs of this machine: that on the PATH, then that of the imageio-ffmpeg wheel."""
-    for path in (shutil.which("ffmpeg"), _of_the_wheel()):
-        if path:
-            said = subprocess.run([path, "-version"], capture_output=True, text=True).stdout
-            words = said.split()[2:3] or ["of unknown version"]
-            yield Ffmpeg(path, words[0].partition("-")[0])
-
-
-def _of_the_wheel() -> str | None:
+def _start(
+    asked: str, command: list[str], payload: bytes = b""
+) -> "subprocess.CompletedProcess[bytes]":
     try:
-        path: str = imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError:  # no binary for this machine
-        return None
-    return path
+        return subprocess.run(command, input=payload, capture_output=True)
+    except OSError as error:  # not there, of another architecture, not allowed, …
+        raise CodecError(asked, error.strerror or str(error)) from None
+
+
+def first(use: Callable[[Ffmpeg], T]) -> T:
+    """What comes of the first ffmpeg of this machine that can do what is needed.
+
+    Args:
+        use: raises CodecError where an ffmpeg cannot.
+
+    Raises:
+        MissingCodec: if none can; it names each, and why it was passed over.
+    """
+    passed = []
+    for path in dict.fromkeys(ffmpegs()):
+        try:
+            said = _start(path, [path, "-version"]).stdout.decode(errors="replace")
+            found = re.match(r"ffmpeg version (\S+)", said)
+            if found is None:
+                raise CodecError(path, "it does not say that it is ffmpeg")
+            return use(Ffmpeg(path, found[1].partition("-")[0]))
+        except CodecError as error:
+            passed.append(f"{path}: {error.reason}")
+    raise MissingCodec("; ".join(passed) or "neither on the PATH nor in a wheel is there an ffmpeg")
+
+
+def ffmpegs() -> Iterator[str]:
+    """The programs to try: on the PATH, as imageio-ffmpeg finds one, and in its wheel."""
+    if on_path := shutil.which("ffmpeg"):
+        yield on_path
+    with contextlib.suppress(RuntimeError):  # no binary for this machine
+        yield imageio_ffmpeg.get_ffmpeg_exe()  # IMAGEIO_FFMPEG_EXE, where that is set
+    yield from map(str, Path(imageio_ffmpeg.__file__).parent.glob("binaries/ffmpeg-*"))
 
 
 # ---- VTM, the reference software of VVC: 4:4:4 as in the literature ------------------------------
@@ -166,7 +211,7 @@ class Vtm:
             qp: quantisation parameter, 0 to 63.
 
         Raises:
-            SicError: if the encoder fails.
+            CodecError: if the encoder fails.
         """
         with tempfile.TemporaryDirectory() as name:
             source, stream = Path(name, "in.yuv"), Path(name, "out.bin")
@@ -182,7 +227,7 @@ class Vtm:
         """The planes in a stream, as :meth:`encode` takes them.
 
         Raises:
-            SicError: if the decoder fails.
+            CodecError: if the decoder fails.
         """
         with tempfile.TemporaryDirectory() as name:
             source, planes = Path(name, "in.bin"), Path(name, "out.yuv")
@@ -202,11 +247,10 @@ def _first(folder: Path, names: Sequence[str]) -> Path:
 
 
 def _run(command: list[str], check: bool = True) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    except OSError as error:
-        raise SicError(f"evaluate.vvc.vtm: cannot run {command[0]}: {error.strerror}") from None
-    said = done.stdout + done.stderr
+    done = _start(f"evaluate.vvc.vtm: cannot run {command[0]}", command)
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    if done.returncode in _STOPPED:
+        raise SicError(f"{command[0]} was stopped; run the same command again")
     if check and done.returncode:
-        raise SicError(f"{' '.join(command)} failed: {' '.join(said.split())[-200:]}")
+        raise CodecError(f"{' '.join(command)} failed", " ".join(said.split())[-200:])
     return said

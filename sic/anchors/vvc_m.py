@@ -29,14 +29,13 @@ from sic import source
 from sic.anchors import classical, planes, programs
 from sic.anchors.cached import CACHE, Coded, digest, kept
 from sic.anchors.classical import Setup, Video
-from sic.errors import SicError
+from sic.anchors.programs import CodecError, MissingCodec
 from sic.images import Pixels
 
 REFERENCE_QP = 4
 REFERENCE_DB = 55.0  # PSNR over the samples of 10 bits, at least
 CHROMA: planes.Chroma = "4:2:0"
 
-_REMEDY = "set evaluate.vvc_m.qp to [] to leave VVC+M out"
 _DELIMITER = 20  # type of the unit that begins a picture (ITU-T H.266, table 5)
 
 
@@ -63,20 +62,18 @@ class VvcM:
             qp: nominal; libvvenc adds its own offset of low-delay pictures.
 
         Raises:
-            SicError: if libvvenc fails, as it does where x̂_t is noise.
+            CodecError: if libvvenc fails, as it does where x̂_t is noise, or small and not flat.
         """
         raw = planes.pack(x_hat_t, CHROMA) + planes.pack(image, CHROMA)
         size = planes.size(image.shape[0], image.shape[1], CHROMA)
+        program = self.video.program
         try:
-            stream, _ = self.video.program.encode(
+            return program.encode(
                 raw, self.video.samples, size, self.options(qp), self.video.stream
-            )
-        except SicError as error:
-            raise SicError(
-                f"VVC+M: {error}; libvvenc cannot code an x̂_t that is close to noise so finely: "
-                f"{_REMEDY}"
-            ) from None
-        return stream
+            )[0]
+        except CodecError as error:
+            why = "libvvenc codes no x̂_t so finely that is close to noise, or small and not flat"
+            raise CodecError("VVC+M", f"{why}: {error.reason}") from None
 
     def options(self, qp: int) -> list[str]:
         """What ffmpeg's libvvenc gets."""
@@ -92,32 +89,34 @@ class VvcM:
         """The planes of the first and of the second picture.
 
         Raises:
-            SicError: if there are not two pictures of this size.
+            CodecError: if there are not two pictures of this size.
         """
         raw = self.video.program.decode(stream, ["-f", self.video.stream], self.video.samples)
         columns, rows = planes.size(height, width, CHROMA)
         length = 3 * columns * rows  # bytes: 1.5 samples a pixel of 2 bytes each
         if len(raw) != 2 * length:
-            raise SicError(f"VVC+M: {len(raw)} bytes were decoded, not two pictures' {2 * length}")
+            problem = f"{len(raw)} bytes were decoded, not two pictures' {2 * length}"
+            raise CodecError("VVC+M", problem)
         return raw[:length], raw[length:]
 
 
-def find(preset: str) -> VvcM | None:
-    """VVC+M by the ffmpeg that has libvvenc; None if there is none, or it has no low delay.
+def find(preset: str) -> VvcM:
+    """VVC+M by the ffmpeg that has libvvenc.
 
     Args:
         preset: libvvenc's effort.
+
+    Raises:
+        MissingCodec: if there is none, or it has no low delay.
     """
     video = classical.libvvenc(preset)
-    if video is None:
-        return None
     how = f"{preset}, low delay, reference at QP {REFERENCE_QP}"
     codec = VvcM(replace(video.setup, codec="VVC+M", preset=how), video, preset)
     dark = np.zeros((128, 128, 3), np.uint8)
     try:
         codec.decode(codec.encode(dark, dark, 37), *dark.shape[:2])
-    except SicError:
-        return None
+    except CodecError as error:
+        raise MissingCodec(f"{video.program.path}: {error.reason}") from None
     return codec
 
 
@@ -135,7 +134,7 @@ def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CA
         of both pictures: the reference, too, was coded and decoded.
 
     Raises:
-        SicError: if the codec fails, or did not have x̂_t as its reference.
+        CodecError: if the codec fails, or did not have x̂_t as its reference.
     """
     recipe = source.fingerprint([asdict(codec.setup), codec.options(qp)], programs, planes)
     stream, encode_seconds = kept(
@@ -157,23 +156,21 @@ def check_reference(given: bytes, decoded: bytes) -> None:
         given, decoded: planes in 16-bit samples.
 
     Raises:
-        SicError: if they are less alike than :data:`REFERENCE_DB`.
+        CodecError: if they are less alike than :data:`REFERENCE_DB`.
     """
     a, b = (np.frombuffer(raw, "<u2").astype(np.float64) for raw in (given, decoded))
     limit = (2**planes.DEPTH - 1) ** 2 / 10 ** (REFERENCE_DB / 10)
     error = float(np.mean((a - b) ** 2))
     if error > limit:
-        raise SicError(
-            f"VVC+M: the reference came back with a mean squared error of {error:.1f}, above "
-            f"{limit:.1f}; {_REMEDY}"
-        )
+        problem = f"the reference came back with a mean squared error of {error:.1f}"
+        raise CodecError("VVC+M", f"{problem}, above {limit:.1f}")
 
 
 def second_picture(stream: bytes) -> bytes:
     """The end of a stream of two pictures, from the second's access unit delimiter.
 
     Raises:
-        SicError: if the stream has not two delimiters.
+        CodecError: if the stream has not two delimiters.
     """
     # A delimiter begins an access unit, and so has a start code of four bytes (H.266, annex B).
     starts = [
@@ -182,5 +179,5 @@ def second_picture(stream: bytes) -> bytes:
         if stream[found.end() + 1] >> 3 == _DELIMITER
     ]
     if len(starts) != 2:
-        raise SicError(f"VVC+M: the stream has {len(starts)} access units, not 2")
+        raise CodecError("VVC+M", f"the stream has {len(starts)} access units, not 2")
     return stream[starts[1] :]

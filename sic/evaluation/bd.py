@@ -36,7 +36,8 @@ class Delta:
     Args:
         value: in percent of rate, or in the quality's unit; NaN if there is none.
         low, high: bounds of the bootstrap interval; NaN if there is none.
-        overlap: share of the tested curve's range that the other curve covers, 0 to 1.
+        overlap: share of the tested curve's range that the other curve covers, 0 to 1; NaN if one
+            of the curves cannot be compared with any.
         note: why there is no number; empty if there is one.
     """
 
@@ -129,8 +130,13 @@ def _delta(
 ) -> tuple[float, float, str]:
     """Value, overlap and note of two mean curves."""
     axis = 1 if of == "rate" else 0  # what is integrated over: quality, or log rate
-    overlap = _overlap(*(np.log(c[0]) if axis == 0 else c[1] for c in (tested, other)))
-    note = _problem(tested, other, of, overlap)
+    note = _unfit(tested, other)
+    overlap = (
+        np.nan
+        if note
+        else _overlap(*(np.log(c[0]) if axis == 0 else c[1] for c in (tested, other)))
+    )
+    note = note or _problem(tested, other, of, overlap)
     if note:
         return np.nan, overlap, note
     function = bjontegaard.bd_rate if of == "rate" else bjontegaard.bd_psnr
@@ -144,6 +150,17 @@ def _overlap(tested: Points, other: Points) -> float:
     """Share of the tested range that the other covers."""
     common = min(tested.max(), other.max()) - max(tested.min(), other.min())
     return float(max(common, 0.0) / np.ptp(tested)) if np.ptp(tested) else 0.0
+
+
+def _unfit(*curves: tuple[Points, Points]) -> str:
+    """Why one of the curves has values that nothing can be compared with; empty if none has."""
+    if any(np.isnan(curve).any() for curve in curves):
+        return "a point was not measured on every photo"
+    if any(np.isposinf(quality).any() for _, quality in curves):
+        return "a photo came back without loss, so a mean is infinite"
+    if any(not np.isfinite(curve).all() or (curve[0] <= 0).any() for curve in curves):
+        return "a rate or a quality is no number to compare"
+    return ""
 
 
 def _problem(
@@ -181,8 +198,15 @@ class Comparison:
     bits: str
 
 
+def complete(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of those points that were measured on every image: only these have a mean."""
+    measured = table.groupby(["codec", "m", "point"], dropna=False).bpp.transform("count")
+    return table[measured == table.image.nunique()]
+
+
 def curves(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows by curve: a codec, or fusion at one m (`fusion m5`)."""
+    """Rows by curve: a codec, or fusion at one m (`fusion m5`), of its complete points."""
+    table = complete(table)
     named = table.codec.where(table.m.isna(), table.codec + " m" + table.m.astype("string"))
     points = table.groupby(named, sort=False).point.nunique()
     return {str(n): rows for n, rows in table.groupby(named, sort=False) if points[n] > 1}
@@ -286,12 +310,14 @@ def _interval(low: float, high: float, digits: int) -> str:
     return f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else ""
 
 
-def metrics(compared: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """The numbers of :func:`compare` for `dvc metrics`: tested curve → other → number."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+def metrics(compared: pd.DataFrame) -> dict[str, dict[str, dict[str, float | str]]]:
+    """The numbers of :func:`compare` for `dvc metrics`: tested curve → other → number, or why there
+    is none.  Rounded as :func:`sic.evaluation.rate_distortion.metrics`, to 0.1 % and 0.01 dB."""
+    found: dict[str, dict[str, dict[str, float | str]]] = {}
     for row in compared.to_dict("records"):
-        numbers = {k: round(row[k], 3) for k in ("bd_rate", "bd_psnr") if np.isfinite(row[k])}
-        if numbers:
-            key = f"{row['other']}, {row['bits']} bits"
-            found.setdefault(str(row["tested"]), {})[key] = numbers
+        numbers = {
+            key: row[f"{key}_note"] or round(row[key], digits)
+            for key, digits in (("bd_rate", 1), ("bd_psnr", 2))
+        }
+        found.setdefault(str(row["tested"]), {})[f"{row['other']}, {row['bits']} bits"] = numbers
     return found

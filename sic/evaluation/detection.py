@@ -20,6 +20,7 @@ import torch
 from sic import images, progress
 from sic.anchors import cached
 from sic.anchors.classical import Anchor
+from sic.anchors.programs import CodecError
 from sic.codec import weights
 from sic.data import sets
 from sic.errors import SicError
@@ -198,7 +199,7 @@ def sources(
         version = " ".join(weights.metadata(path)["fingerprint"] for path in used)
         coder = functools.partial(_scalable, item.base, item.enhancement, device)
         yield Source(item.codec, item.point, item.lmbda, item.m, version, coder)
-    for anchor, values in cached.find(study.evaluate):
+    for anchor, values in cached.find(study.evaluate)[0]:
         s = anchor.setup
         if s.codec in ANCHORS:
             setup = f"{s.version}, {s.preset}, {s.chroma} {s.bit_depth} bit"
@@ -210,8 +211,9 @@ def sources(
 
 def left_out(study: Params, table: pd.DataFrame) -> list[str]:
     """A sentence on each of ``ANCHORS`` that params.yaml asks for and the table does not have."""
-    sentences = cached.left_out(study.evaluate, table.codec)
-    return [s for s in sentences if s.startswith(tuple(f"{codec} is" for codec in ANCHORS))]
+    missing = cached.find(study.evaluate)[1]
+    gone = [codec for codec in ANCHORS if codec in missing and codec not in set(table.codec)]
+    return [cached.left_out(codec, missing[codec]) for codec in gone]
 
 
 def _scalable(base: Path, enhancement: Path | None, device: torch.device) -> Coder:
@@ -254,7 +256,11 @@ def _look(
                 f"{path} is {image.shape[1]}×{image.shape[0]}, but"
                 f" {picture.width}×{picture.height} in the annotations"
             )
-        decoded, rate = coder(image)
+        try:
+            decoded, rate = coder(image)
+        except CodecError as error:
+            problem = f"{name} cannot code {path}: {error.reason}"
+            raise SicError(f"{problem}; take the picture out, or the codec") from None
         bpp.append(rate)
         found.append(detector(decoded))
     content = io.BytesIO()

@@ -23,6 +23,9 @@ MEASURES = {"psnr": "dB", "psnr_y": "dB", "ms_ssim": "dB", "lpips": ""}
 #: Below this MS-SSIM's five scales, each half the last, leave less than its window of 11 pixels.
 MS_SSIM_SIDE = 161
 
+#: Below this AlexNet's second pooling has nothing left to pool.
+LPIPS_SIDE = 31
+
 _ALEXNET_SLICES = ((0,), (3,), (6,), (8,), (10,))  # torchvision's layers in LPIPS's five slices
 
 
@@ -47,8 +50,9 @@ class Metrics:
             image, decoded: uint8 (H, W, 3) RGB of one shape.
 
         Returns:
-            The :data:`MEASURES`; NaN where one is not defined (MS-SSIM of small pictures) or not
-            at hand (LPIPS).
+            The :data:`MEASURES`: the first three infinite where the pictures are equal to them, and
+            NaN where one is not defined (MS-SSIM and LPIPS of small pictures) or not at hand
+            (LPIPS without weights).
 
         Raises:
             ValueError: if the pictures differ in shape or are not uint8.
@@ -71,6 +75,7 @@ def ms_ssim_db(a: Pixels, b: Pixels) -> float:
 
     Returns:
         dB; inf if the pictures are equal, NaN if a side is shorter than :data:`MS_SSIM_SIDE`.
+        Computed in float64: float32 takes pictures for equal that differ in a few samples.
 
     Source: Wang, Simoncelli and Bovik, Multi-scale structural similarity (2003).
     """
@@ -78,12 +83,15 @@ def ms_ssim_db(a: Pixels, b: Pixels) -> float:
         return math.nan
     if np.array_equal(a, b):
         return math.inf
-    value = ms_ssim(images.to_tensor(a), images.to_tensor(b), data_range=1.0).item()
-    return -10 * math.log10(1 - value)
+    # A channel at a time, for memory; the mean over them is taken here.
+    pairs = ([torch.from_numpy(p[None, None, :, :, c] / 255) for p in (a, b)] for c in range(3))
+    value = np.mean([ms_ssim(*pair, data_range=1.0).item() for pair in pairs])
+    return -10 * math.log10(max(1 - value, np.finfo(float).eps))
 
 
 def load_lpips(weights: Path) -> Callable[[Pixels, Pixels], float]:
-    """LPIPS v0.1 on AlexNet: two uint8 (H, W, 3) pictures in, a distance out, 0 if equal.
+    """LPIPS v0.1 on AlexNet: two uint8 (H, W, 3) pictures in, a distance out, 0 if equal, NaN if a
+    side is shorter than :data:`LPIPS_SIDE`.
 
     Args:
         weights: AlexNet's state dict as torchvision publishes it (`alexnet-owt-*.pth`).
@@ -115,6 +123,8 @@ def load_lpips(weights: Path) -> Callable[[Pixels, Pixels], float]:
 
 @torch.inference_mode()
 def _lpips(model: torch.nn.Module, a: Pixels, b: Pixels) -> float:
+    if min(a.shape[:2]) < LPIPS_SIDE:
+        return math.nan
     x, x_hat = (2 * images.to_tensor(picture) - 1 for picture in (a, b))
     return float(model(x, x_hat))
 

@@ -1,7 +1,8 @@
 """Rate and distortion of every codec on the test images: one tidy table, a row an image and codec.
 
 Rates are lengths of real streams; the entropy model's estimate stands beside them as a check.
-Distortion is measured on 8-bit pixels, padding cropped away.
+Distortion is measured on 8-bit pixels, padding cropped away.  A picture that comes back without
+loss has infinite PSNR and MS-SSIM, and so have means with it.
 """
 
 import os
@@ -17,8 +18,10 @@ import pandas as pd
 from sic import images, progress
 from sic.anchors import cached, vvc_m
 from sic.anchors.classical import Anchor
+from sic.anchors.programs import CodecError, MissingCodec
 from sic.codec import complexity
 from sic.errors import SicError
+from sic.evaluation import bd
 from sic.evaluation.metrics import MEASURES, Metrics
 from sic.images import Pixels
 from sic.params import Params
@@ -35,8 +38,9 @@ POINT = [
 #: Bits a pixel: ``bpp`` = ``bpp_base`` + ``bpp_additional``; ``bpp_estimated`` from likelihoods.
 RATES = ["bpp_base", "bpp_additional", "bpp", "bpp_estimated"]
 #: The columns of the table.  :data:`sic.evaluation.metrics.MEASURES` are of the picture for people,
-#: ``psnr_machine`` is of x̂_t.
-COLUMNS = ["image", *POINT, *RATES, "psnr_machine", *MEASURES]
+#: ``psnr_machine`` is of x̂_t.  A row without numbers has a ``note`` that says why.
+NUMBERS = [*RATES, "psnr_machine", *MEASURES]
+COLUMNS = ["image", *POINT, *NUMBERS, "note"]
 #: Further columns, which differ between two runs: see :func:`costs`.
 COSTS = [
     *("parameters", "kmac_encode", "kmac_decode"),
@@ -97,11 +101,11 @@ def evaluate(
         cache: folder of the anchors' streams that were coded earlier.
 
     Returns:
-        :data:`COLUMNS` and :data:`COSTS`.  A classical codec that this machine lacks has no rows
-        (:func:`sic.anchors.cached.left_out`).
+        :data:`COLUMNS` and :data:`COSTS`.  Where this machine lacks a classical codec, or one
+        cannot code a picture, the row has a note in place of numbers (:func:`left_out`).
 
     Raises:
-        SicError: if there are no pictures, a checkpoint is missing, or a codec fails.
+        SicError: if there are no pictures, a checkpoint is missing, or a codec of the study fails.
     """
     if not pictures:
         raise SicError("there are no test images; set data.test in params.yaml")
@@ -110,9 +114,8 @@ def evaluate(
     rows += [_mean_colour(name, image, metrics) for name, image in pictures.items()]
     rows += _of_anchors(pictures, params, metrics, cache)
     rows += _of_vvc_m(pictures, params, metrics, device, cache)
-    return pd.DataFrame(rows, columns=[*COLUMNS, *COSTS]).astype(
-        {"m": "Int64", "bit_depth": "Int64"}
-    )
+    kinds = {"m": "Int64", "bit_depth": "Int64", "note": "object"}
+    return pd.DataFrame(rows, columns=[*COLUMNS, *COSTS]).astype(kinds)
 
 
 # ---- the study's codecs ----------------------------------------------------------------------
@@ -221,30 +224,46 @@ def _mean_colour(name: str, image: Pixels, metrics: Metrics) -> dict[str, Any]:
 def _of_anchors(
     pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, cache: Path
 ) -> list[dict[str, Any]]:
+    found, missing = cached.find(params.evaluate)
     jobs = [
         (anchor, setting, name)
-        for anchor, settings in cached.find(params.evaluate)
+        for anchor, settings in found
         for name in pictures
         for setting in settings
     ]
 
     def row(job: tuple[Anchor, float, str]) -> dict[str, Any]:
         anchor, setting, name = job
-        coded = cached.code(anchor, setting, pictures[name], cache)
         about = {"image": name, **asdict(anchor.setup), "point": f"{anchor.knob} {setting}"}
+        try:
+            coded = cached.code(anchor, setting, pictures[name], cache)
+        except CodecError as error:
+            return {**about, "note": error.reason}
         measured = {**_one_layer(coded.bpp), **metrics(pictures[name], coded.x_hat)}
         times = {"encode_seconds": coded.encode_seconds, "decode_seconds": coded.decode_seconds}
         return {**about, **measured, **times}
 
-    return _at_once(row, jobs, "classical codecs")
+    return [*_at_once(row, jobs, "classical codecs"), *_missing(missing, pictures)]
+
+
+def _missing(reasons: Mapping[str, str], pictures: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of codecs that this machine lacks."""
+    return [
+        {"image": name, "codec": codec, "point": "", "note": reason}
+        for codec, reason in reasons.items()
+        for name in pictures
+    ]
 
 
 def _of_vvc_m(
     pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str, cache: Path
 ) -> list[dict[str, Any]]:
-    codec = vvc_m.find(params.evaluate.vvc_m.preset) if params.evaluate.vvc_m.qp else None
-    if codec is None:
+    if not params.evaluate.vvc_m.qp:
         return []
+    try:
+        codec = vvc_m.find(params.evaluate.vvc_m.preset)
+    except MissingCodec as error:
+        return _missing({"VVC+M": str(error)}, pictures)
     base = ScalableCodec.load(next(trained(params)).base, device=device)
 
     def jobs() -> Iterator[tuple[str, float, Pixels, int]]:
@@ -258,8 +277,11 @@ def _of_vvc_m(
     def row(job: tuple[str, float, Pixels, int]) -> dict[str, Any]:
         name, bpp_base, x_hat_t, qp = job
         image = pictures[name]
-        coded = vvc_m.code(codec, qp, image, x_hat_t, cache)
         about = {"image": name, **asdict(codec.setup), "point": f"QP {qp}"}
+        try:
+            coded = vvc_m.code(codec, qp, image, x_hat_t, cache)
+        except CodecError as error:
+            return {**about, "note": error.reason}
         # No times: most of them goes into the first picture, which only stands for x̂_t.
         return {
             **about,
@@ -292,16 +314,34 @@ def _at_once(
 
 def read(path: Path) -> pd.DataFrame:
     """The table from its file, results/rd.csv: :data:`COLUMNS`, and all names as they were."""
-    kinds: dict[str, Any] = dict.fromkeys(("image", *POINT), str)
+    kinds: dict[str, Any] = dict.fromkeys(("image", *POINT, "note"), str)
     kinds |= {"lmbda": float, "m": "Int64", "bit_depth": "Int64"}
     # A photo may be called 000000001296, or NA: no number, and not missing.
     return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over the images of each codec's points, in the order of the table."""
-    numbers = [c for c in COLUMNS if c not in ("image", *POINT)]
-    return table.groupby(POINT, sort=False, dropna=False)[numbers].mean().reset_index()
+    """Means over the images of each codec's points, in the order of the table.
+
+    A point that a codec has not on every image has no mean: it would be one over other images.
+    """
+    points = bd.complete(table).groupby(POINT, sort=False, dropna=False)
+    return points[NUMBERS].mean().reset_index()
+
+
+def left_out(table: pd.DataFrame) -> list[str]:
+    """A sentence on each codec, or photo of a codec, that has a note in place of numbers."""
+    found = []
+    for (codec, note), rows in table[table.note.notna()].groupby(["codec", "note"], sort=False):
+        if rows.version.isna().all():
+            found.append(cached.left_out(str(codec), str(note)))
+        else:
+            photos, points = (", ".join(rows[key].unique()) for key in ("image", "point"))
+            found.append(
+                f"{codec} has no mean and no curve at {points}: it cannot code {photos} ({note}); "
+                "take that out of the test photos to have them."
+            )
+    return found
 
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:
@@ -317,12 +357,19 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """The means as a nested dictionary, for `dvc metrics`: codec → point → number."""
+    """The means as a nested dictionary, for `dvc metrics`: codec → point → number.
+
+    Rounded to what another run gives again: bpp to 1e-4, measures to 1e-2.  Two machines, or two
+    numbers of threads, round a sample of x̂_t in 10⁵ to another side, which moves our own measures
+    by 1e-5, but VVC+M, which codes what is left, by 1e-4 to 1e-2.  results/rd.csv has more digits.
+    An infinite mean, which JSON has no number for, is left out.
+    """
     found: dict[str, Any] = {}
-    wanted = ("bpp_base", "bpp_additional", "bpp", "psnr_machine", *MEASURES)
+    digits = {"bpp_base": 4, "bpp_additional": 4, "bpp": 4, "psnr_machine": 2}
+    digits |= {measure: 2 if unit else 3 for measure, unit in MEASURES.items()}
     for row in means(table).to_dict("records"):
         parts = (f"m{row['m']}" if pd.notna(row["m"]) else "", row["point"])
         point = "-".join(part for part in parts if part and pd.notna(part))
-        numbers = {key: round(row[key], 4) for key in wanted if pd.notna(row[key])}
+        numbers = {k: round(row[k], places) for k, places in digits.items() if np.isfinite(row[k])}
         found.setdefault(str(row["codec"]), {})[point or "all"] = numbers
     return found

@@ -145,6 +145,7 @@ def rate_distortion(
     """
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
+    means, caption = _finite(means, caption)
     shown = means[means.codec.isin(FIG_6) & ((means.codec != "fusion") | (means.m == m))]
     base = means[means.codec == "SA-ICM"]
     for codec in filter(set(shown.codec).__contains__, FIG_6):
@@ -158,18 +159,27 @@ def rate_distortion(
             axes.plot(*zip(*published, strict=True), ls=":", color="0.4", label=PUBLISHED)
     right.plot(base.bpp, base.psnr_machine, ls="", ms=12, label=NAMES["SA-ICM"], **LOOKS["SA-ICM"])
     widest = 1.15 * shown[shown.codec != "VVC"].bpp.max()
-    seen = shown[shown.bpp <= widest].psnr
-    bottom, top = min(seen.min(), base.psnr_machine.min()) - 0.5, seen.max() + 0.5
+    seen = pd.concat([shown[shown.bpp <= widest].psnr, base.psnr_machine]).dropna()
     left.set(title="additional bits alone (proposed and DC)")
     right.set(title="base + additional bits")
     left.set_ylabel("PSNR of the picture for people (dB)")
     for axes in (left, right):
-        axes.set(xlabel="bits per pixel", xlim=(0, widest), ylim=(bottom, top))
+        axes.set(xlabel="bits per pixel")
+        if len(seen) and widest > 0:
+            axes.set(xlim=(0, widest), ylim=(seen.min() - 0.5, seen.max() + 0.5))
         plain(axes)
     # Below the panels: names with their set-up are long, and one list serves both.
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     _caption(figure, caption)
     return figure
+
+
+def _finite(means: pd.DataFrame, caption: str) -> tuple[pd.DataFrame, str]:
+    """The points that can be drawn; the caption counts those that cannot."""
+    finite = ~np.isinf(means[["psnr", "psnr_machine"]].astype(float)).any(axis=1)
+    if gone := int((~finite).sum()):
+        caption += f"; not drawn, as a photo came back without loss: {gone} points"
+    return means[finite], caption
 
 
 def legend(row: "pd.Series[Any]") -> str:
@@ -192,6 +202,7 @@ def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
     """
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axes = figure.subplots()
+    means, caption = _finite(means, caption)
     fusion = means[means.codec == "fusion"]
     looks = zip(cycle("osD^v"), cycle(PALETTE))
     for (marker, colour), (m, rows) in zip(looks, fusion.groupby("m"), strict=False):

@@ -23,6 +23,7 @@ BASE_SHARE, BASE_DB = 0.5, 3.0
 SETTLED_M, SETTLED_DB = 3, 0.3
 
 NAMES = {"fusion": "feature fusion", "difference": "the DC model", "LIC": "the human LIC"}
+_LOSSLESS = "a photo came back without loss, so a mean PSNR is infinite"
 _COUNTED = {"additional": "Counting additional bits", "all": "Counting all bits"}
 
 
@@ -74,6 +75,8 @@ def _regime(means: pd.DataFrame) -> str:
     base = means[means.codec == "SA-ICM"].iloc[0]
     lic = means[means.codec == "LIC"].sort_values("lmbda")
     share, below = base.bpp / lic.bpp, lic.psnr - base.psnr_machine
+    if not np.isfinite(below).all():
+        return f"How far x̂_t lies below the human LIC is not told: {_LOSSLESS}."
     inside = (share < BASE_SHARE) & (below >= BASE_DB)
     if inside.all():
         verdict = "at each of them"
@@ -105,7 +108,9 @@ def effect_of_m(means: pd.DataFrame) -> Iterator[str]:
     fusion = means[means.codec == "fusion"].sort_values(["lmbda", "m"])
     for lmbda, rows in fusion.groupby("lmbda"):
         psnr = rows.set_index(rows.m.astype(int)).psnr
-        if len(psnr) > 1:
+        if not np.isfinite(psnr).all():
+            yield f"At λ = {lmbda} the effect of m is not told: {_LOSSLESS}."
+        elif len(psnr) > 1:
             yield (
                 f"At λ = {lmbda}, m = {_list(psnr.index)} give {_list(f'{p:.2f}' for p in psnr)} "
                 f"dB: {_lowest(psnr)}; {_settled(psnr)}."

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from bokeh import plotting
 from bokeh.embed import json_item
@@ -25,6 +26,8 @@ from sic.report.figures import LOOKS, NAMES
 from sic.stream.scalable import ScalableCodec
 
 STATIC = Path(__file__).with_name("static")
+
+_WEBP_SIDE = 16383  # pixels, at most
 
 
 def names(study: Params) -> list[str]:
@@ -149,12 +152,12 @@ def scene(name: str, x: Pixels, codecs: Mapping[str, ScalableCodec]) -> Scene:
 
 
 def browser(scenes: Sequence[Scene], folder: Path) -> str:
-    """Write the pictures of all scenes as lossless WebP, and give the HTML that shows them.
+    """Write the pictures of all scenes without loss, and give the HTML that shows them.
 
     Args:
         scenes: at least one.
-        folder: of the page; picture j of scene i goes into ``folder/i-j.webp``, since names of
-            photos may hold what addresses may not.
+        folder: of the page; picture j of scene i goes into ``folder/i-j.webp`` (or png, where a
+            side is too long for WebP), since names of photos may hold what addresses may not.
 
     Returns:
         HTML with its own style and script, for a page in ``folder``.
@@ -192,9 +195,10 @@ browse(document.getElementById("browser"), {content});
 def _write(scene: Scene, folder: Path, number: int) -> dict[str, object]:
     pictures = []
     for place, picture in enumerate(scene.pictures):
-        file = f"{number}-{place}.webp"
+        kind = "webp" if max(picture.pixels.shape) <= _WEBP_SIDE else "png"
+        file = f"{number}-{place}.{kind}"
         with replacing(folder / file) as temporary:
-            Image.fromarray(picture.pixels).save(temporary, "WEBP", lossless=True)
+            Image.fromarray(picture.pixels).save(temporary, kind, lossless=True)
         pictures.append({"label": picture.label, "file": file})
     height, width = scene.pictures[0].pixels.shape[:2]
     return {"name": scene.name, "width": width, "height": height, "pictures": pictures}
@@ -255,7 +259,8 @@ def rate_distortion_plot(table: pd.DataFrame, means: pd.DataFrame, photos: Seque
     empty: dict[str, dict[str, list[Any]]] = {
         name: {key: [] for key in columns} for name, columns in mean.items()
     }
-    curves = {photo: {**empty, **_curves(rows)} for photo, rows in shown.items()}
+    of = {photo: _curves(rows) for photo, rows in shown.items()}
+    curves = {photo: {name: of[photo].get(name, empty[name]) for name in mean} for photo in of}
     library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
     item, content = _inside_script(json_item(_draw(mean))), _inside_script(curves)
     options = "".join(f"<option>{escape(photo)}</option>" for photo in shown)
@@ -276,8 +281,10 @@ plot(document.getElementById("plot"), {item}, {content});
 
 
 def _curves(rows: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
-    """By the name of a curve its points, in the order of their rates, as columns."""
+    """By the name of a curve its points, in the order of their rates, as columns; those without
+    loss have no height, and those that were not measured no place."""
     found = {}
+    rows = rows[np.isfinite(rows.bpp) & np.isfinite(rows.psnr)]
     for (codec, m), points in rows.groupby(["codec", "m"], sort=False, dropna=False):
         if codec not in LOOKS:  # sending nothing is no curve
             continue
@@ -339,4 +346,4 @@ def _rounded(values: "pd.Series[float]") -> list[float]:
 
 def _inside_script(content: Any) -> str:
     """JSON that cannot end the script element it stands in."""
-    return json.dumps(content, ensure_ascii=False).replace("</", "<\\/")
+    return json.dumps(content, ensure_ascii=False, allow_nan=False).replace("</", "<\\/")
