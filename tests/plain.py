@@ -1,9 +1,10 @@
-"""The plain path: the codec as its equations are written down, to compare speed and results with.
+"""The plain path: the codec as the published implementation computes it, to compare speed and
+results with.  To read what a codec is, read :mod:`sic.codec.layers` and :mod:`sic.codec.tcm`.
 
-After the published implementation: the relative index and the mask of shifted windows are built
-in each call, attention is explicit matrices, symbols go through Python lists one by one into
-CompressAI's range coder, and the frozen base of the additional codec keeps gradients and runs its
-decoder.  It shares parameters with our modules, and none of our forward code.
+The relative index and the mask of shifted windows are built in each call, attention is explicit
+matrices, symbols go through Python lists one by one into CompressAI's range coder, and the frozen
+base of the additional codec keeps gradients and runs its decoder.  It shares parameters with our
+modules, and none of our forward code.
 """
 
 import copy
@@ -16,7 +17,6 @@ from compressai import ans, entropy_models
 from compressai.ops import quantize_ste
 from torch import Tensor, nn
 
-from sic.codec.attention import WindowAttention
 from sic.codec.convolutions import (
     GDN,
     Conv3x3,
@@ -26,7 +26,7 @@ from sic.codec.convolutions import (
     ResidualUnit,
 )
 from sic.codec.fusion import AdditionalCodec
-from sic.codec.layers import ConvTransBlock, SWAtten, TransformerBlock
+from sic.codec.layers import ConvTransBlock, SWAtten, TransformerBlock, WindowAttention
 from sic.codec.loss import Loss, rate_distortion
 from sic.codec.tcm import TCM, CodecOutput, Likelihoods
 

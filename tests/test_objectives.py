@@ -7,7 +7,7 @@ import torch
 from skimage import data as photos_of_skimage
 from small import SIZES
 
-from sic.codec import attention, weights
+from sic.codec import fast, weights
 from sic.codec import loss as objectives
 from sic.codec.fusion import AdditionalCodec, DifferenceCodec
 from sic.codec.tcm import TCM
@@ -69,7 +69,7 @@ def test_the_base_sees_no_autograd_and_does_not_decode_for_fusion(
 def test_training_takes_up_what_the_base_left_in_caches(batch: tuple[torch.Tensor, ...]) -> None:
     base, codec = a_codec(), AdditionalCodec(5, **SIZES)
     loss = objectives.additional_loss(base, 0.01)
-    attention.windows.cache_clear()
+    fast.windows.cache_clear()
     with torch.no_grad():
         loss(codec, *batch)  # as validation does; the base runs in inference mode
     loss(codec, *batch).total.backward()

@@ -1,9 +1,8 @@
 """Convolutions of the transforms, and the residual blocks and divisive normalisation of them.
 
 The layers are those of CompressAI by which LIC-TCM was published, with its parameter names and
-initial values.  They are written out here for two reasons: 3×3 convolutions run by Winograd's
-algorithm where PyTorch has it, which takes a third of the time and changes results by a few times
-what rounding to float32 does; and importing CompressAI costs more than everything else together.
+initial values.  They are written out here because importing CompressAI costs more than everything
+else together, and because 3×3 convolutions have a fast path (:mod:`sic.codec.fast`).
 
 Feature maps are (B, C, H, W).
 """
@@ -13,82 +12,58 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn.grad import conv2d_weight
 
-from sic.codec.bounds import NonNegative
+from sic.codec import fast
 
-#: Pixels of a feature map that Winograd's algorithm works on at a time; it needs 3.6 times their
-#: memory for the transformed input, and as much for the output.
-WINOGRAD_PIXELS = 2**14
-#: Channels and pixels from which on it pays: it begins by transforming the weights.
-WINOGRAD_CHANNELS = 64
-WINOGRAD_LEAST = 2**10
-
-
-def winograd_applies(x: Tensor, weight: Tensor) -> bool:
-    """Whether a 3×3 convolution of stride 1 of x by ``weight`` runs by Winograd's algorithm.
-
-    NNPACK, which has it, comes with PyTorch for x86-64 and ARM, and works in float32 only.
-    """
-    return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and min(weight.shape[:2]) >= WINOGRAD_CHANNELS
-        and x.shape[2] * x.shape[3] >= WINOGRAD_LEAST
-        and not torch.is_autocast_enabled("cpu")
-        and torch._nnpack_available()
-    )
-
-
-def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """3×3 convolution with zeros around x, a picture and some of its rows at a time.
-
-    Args:
-        x: (B, C, H, W) float32, on the CPU.
-        weight: (K, C, 3, 3).
-        bias: (K,).
-
-    Returns:
-        (B, K, H, W).
-    """
-    x, weight = x.contiguous(), weight.contiguous()  # NNPACK takes bare pointers
-    batch, _, height, width = x.shape
-    strips = -(-height * width // WINOGRAD_PIXELS)
-    rows = -(-height // strips // 6) * 6  # its tiles are 6×6
-    if batch == 1 and height <= rows:
-        return torch._nnpack_spatial_convolution(x, weight, bias, [1, 1])
-    out = x.new_empty(batch, len(weight), height, width)
-    for image, target in zip(x.split(1), out.split(1), strict=True):
-        for top in range(0, height, rows):
-            first, last = max(top - 1, 0), min(top + rows + 1, height)
-            strip = image[:, :, first:last].contiguous()
-            done = torch._nnpack_spatial_convolution(strip, weight, bias, [1, 1])
-            end = min(top + rows, height)
-            target[:, :, top:end] = done[:, :, top - first : end - first]
-    return out
-
-
-class _Winograd(torch.autograd.Function):
-    """:func:`winograd` with gradients: that of x is such a convolution, too."""
-
+class _Bounded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return winograd(x, weight, bias)
+    def forward(ctx: FunctionCtx, x: Tensor, bound: Tensor) -> Tensor:
+        ctx.save_for_backward(x, bound)
+        return torch.max(x, bound)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        grad_x = grad_weight = grad_bias = None
-        grad = grad.contiguous()
-        if ctx.needs_input_grad[0]:
-            grad_x = winograd(grad, weight.flip(2, 3).transpose(0, 1), None)
-        if ctx.needs_input_grad[1]:
-            grad_weight = conv2d_weight(x, weight.shape, grad, padding=1)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.sum((0, 2, 3))
-        return grad_x, grad_weight, grad_bias
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, bound = ctx.saved_tensors
+        return ((x >= bound) | (grad < 0)) * grad, None
+
+
+class LowerBound(nn.Module):
+    """max(x, bound), whose gradient is kept where it moves x towards the bound from below."""
+
+    bound: Tensor
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.register_buffer("bound", torch.tensor([float(bound)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        out: Tensor = _Bounded.apply(x, self.bound)
+        return out
+
+
+class NonNegative(nn.Module):
+    """A parameter that stays at ``minimum`` or above: the square of what is trained, less 2⁻³⁶.
+
+    The reparametrisation of Ballé et al. (ICLR 2016) for β and γ.
+    """
+
+    pedestal: Tensor
+
+    def __init__(self, minimum: float = 0.0) -> None:
+        super().__init__()
+        pedestal = 2.0**-36
+        self.register_buffer("pedestal", torch.tensor([pedestal]))
+        self.lower_bound = LowerBound((minimum + pedestal) ** 0.5)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """What to train, to begin at ``value``."""
+        return torch.sqrt(torch.max(value + self.pedestal, self.pedestal))
+
+    def forward(self, trained: Tensor) -> Tensor:
+        """The parameter's value."""
+        return self.lower_bound(trained) ** 2 - self.pedestal
 
 
 class Conv3x3(nn.Conv2d):
@@ -99,9 +74,8 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, K, H, W)."""
-        if winograd_applies(x, self.weight):
-            out: Tensor = _Winograd.apply(x, self.weight, self.bias)
-            return out
+        if fast.winograd_applies(x, self.weight):
+            return fast.winograd(x, self.weight, self.bias)
         return super().forward(x)
 
 
@@ -115,21 +89,6 @@ def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
 def conv1x1(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
     """1×1 convolution."""
     return nn.Conv2d(channels_in, channels_out, kernel_size=1, stride=stride)
-
-
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """1×1 convolution as the matrix product that it is.
-
-    Args:
-        x: (B, C, H, W).
-        weight: (K, C), or (K, C, 1, 1).
-        bias: (K,).
-
-    Returns:
-        (B, K, H, W).
-    """
-    matrix = weight.flatten(1).expand(len(x), -1, -1)
-    return torch.baddbmm(bias[:, None], matrix, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def subpel_conv3x3(channels_in: int, channels_out: int, factor: int) -> nn.Sequential:
@@ -156,7 +115,7 @@ class GDN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
         beta, gamma = self.beta_reparam(self.beta), self.gamma_reparam(self.gamma)
-        norm = pointwise(x**2, gamma, beta)
+        norm = fast.pointwise(x**2, gamma, beta)
         return x * (torch.sqrt(norm) if self.inverse else torch.rsqrt(norm))
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sic.codec.bounds import LowerBound
+from sic.codec.convolutions import LowerBound
 
 #: Smallest likelihood, and smallest σ.
 LIKELIHOOD_BOUND = 1e-9

@@ -1,25 +1,80 @@
-"""Building blocks of TCM: the conv-transformer block and SWAtten.
+"""Blocks with attention: the conv-transformer block of TCM, and SWAtten of its slice networks.
 
 Liu et al., *Learned Image Compression with Mixed Transformer-CNN Architectures*
 (CVPR 2023), Sections 3.2 and 3.3.  Module and parameter names are those of the
 published checkpoints, so that their state dicts load unchanged.
 
-Feature maps are (B, C, H, W).  Inside the transformer blocks they are rows of tokens,
-because LayerNorm and the linear maps act on the last axis.
+Feature maps are (B, C, H, W); tokens are the same numbers as (B, H, W, C), because LayerNorm and
+the linear maps act on the last axis.  How windows are cut, and what else is done for speed, stands
+in :mod:`sic.codec.fast`.
 """
 
 import torch
 from torch import Tensor, nn
 
-from sic.codec.attention import Kinds, WindowAttention, permuted
-from sic.codec.convolutions import ResidualBlock, ResidualUnit, conv1x1, pointwise
+from sic.codec import fast
+from sic.codec.convolutions import ResidualBlock, ResidualUnit, conv1x1
 
-#: Tokens that a transformer block works on at a time when no gradient is asked for.
-TOKENS = 4096
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside windows (W), or inside windows shifted by half (SW).
+
+    In each head, softmax(q kᵀ / √c + B) v; the bias B_ij depends on where token j lies as seen from
+    token i, and is trained.
+
+    Args:
+        dim: channels in and out.
+        head_dim: c, channels a head; must divide ``dim``.
+        window: side of a window, in latent pixels.
+        shifted: SW if True, W if False.
+    """
+
+    relative_index: Tensor
+
+    def __init__(self, dim: int, head_dim: int, window: int, shifted: bool) -> None:
+        super().__init__()
+        if dim % head_dim:
+            raise ValueError(f"head dim {head_dim} does not divide the {dim} attention channels")
+        self.head_dim = head_dim
+        self.window = window
+        self.shift = window // 2 if shifted else 0
+        self.embedding_layer = nn.Linear(dim, 3 * dim)
+        self.relative_position_params = nn.Parameter(
+            torch.empty(dim // head_dim, 2 * window - 1, 2 * window - 1)
+        )
+        nn.init.trunc_normal_(self.relative_position_params, std=0.02)
+        self.linear = nn.Linear(dim, dim)
+
+        place = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+        row, column = (place[:, None] - place[None, :] + window - 1).unbind(-1)
+        # Not persistent: the published state dicts have no such key.
+        index = row * (2 * window - 1) + column
+        self.register_buffer("relative_index", index, persistent=False)
+
+    def bias(self, allowed: Tensor | None) -> Tensor:
+        """B (1, heads, window², window²), minus infinity for pairs of tokens not ``allowed``."""
+        bias = self.relative_position_params.flatten(1)[:, self.relative_index].unsqueeze(0)
+        return bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
+
+    def forward(self, x: Tensor, kinds: fast.Kinds) -> Tensor:
+        """Attention inside windows.
+
+        Args:
+            x: (windows, window², C), windows of one kind after those of another.
+            kinds: number of windows of each kind, and their :meth:`bias`.
+
+        Returns:
+            (windows, window², C).
+        """
+        qkv = self.embedding_layer(x).unflatten(-1, (3, -1, self.head_dim))
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (windows, heads, window², c)
+        heads = fast.attend(q, k, v, kinds)
+        out: Tensor = self.linear(heads.transpose(1, 2).flatten(-2))
+        return out
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm transformer block: attention, then a four times wider MLP, both residual."""
+    """Pre-norm transformer block: z = x + MSA(LN(x)), then z + MLP(LN(z))."""
 
     def __init__(self, dim: int, head_dim: int, window: int, shifted: bool) -> None:
         super().__init__()
@@ -28,25 +83,17 @@ class TransformerBlock(nn.Module):
         self.ln2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, batch: int, height: int, width: int) -> Tensor:
-        """Tokens (B·H·W, C) in the order of the rasters → the same."""
-        cut = self.msa.cut(batch, height, width, x.device)
-        x = permuted(x, cut.order, cut.back).unflatten(0, (-1, self.msa.window**2))
-        kinds = [(count, self.msa.attention_bias(allowed)) for count, allowed in cut.kinds]
-        if torch.is_grad_enabled():
-            out = self._windows(x, kinds)
-        else:
-            # Windows see nothing of each other: a few at a time take less memory.
-            step = max(TOKENS // x.shape[1], 1)
-            same = zip(x.split([count for count, _ in kinds]), kinds, strict=True)
-            few = ((part, bias) for all_, (_, bias) in same for part in all_.split(step))
-            out = torch.cat([self._windows(part, [(len(part), bias)]) for part, bias in few])
-        return permuted(out.flatten(0, 1), cut.back, cut.order)
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, H, W, C) → (B, H, W, C); H and W are multiples of the window."""
+        windows = fast.windows_of(x, self.msa.window, self.msa.shift)
+        kinds = [(count, self.msa.bias(allowed)) for count, allowed in windows.kinds]
+        out = fast.few_at_a_time(self.in_windows, windows.cut(x), kinds)
+        return windows.join(out, like=x)
 
-    def _windows(self, x: Tensor, kinds: Kinds) -> Tensor:
-        """(windows, window², C) → the same."""
-        x = x + self.msa(self.ln1(x), kinds)
-        out: Tensor = x + self.mlp(self.ln2(x))
+    def in_windows(self, x: Tensor, kinds: fast.Kinds) -> Tensor:
+        """(windows, window², C) → (windows, window², C); ``kinds`` as in the attention."""
+        z = x + self.msa(self.ln1(x), kinds)
+        out: Tensor = z + self.mlp(self.ln2(z))
         return out
 
 
@@ -70,44 +117,15 @@ class ConvTransBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2N, H, W) → (B, 2N, H, W)."""
-        batch, _, height, width = x.shape
-        (to_conv, to_trans), (bias_conv, bias_trans) = halves(self.conv1_1, 0)
-        conv_x = pointwise(x, to_conv, bias_conv)
-        # The halves are never put together, nor tokens made into maps: matrix products read both.
-        turned = to_trans.T.expand(batch, -1, -1)
-        tokens = torch.baddbmm(bias_trans, x.flatten(2).mT, turned).flatten(0, 1)
-
+        conv_x, trans_x = fast.map_and_tokens(self.conv1_1, x)
         # CompressAI's ResidualBlock has a skip of its own; the published block adds a second.
         conv_x = self.conv_block(conv_x) + conv_x
-        tokens = self.trans_block(tokens, batch, height, width).unflatten(0, (batch, -1))
-
-        (from_conv, from_trans), (bias,) = halves(self.conv1_2, 1)
-        out = torch.baddbmm(x.flatten(2), from_conv.expand(batch, -1, -1), conv_x.flatten(2))
-        out = torch.baddbmm(out, from_trans.expand(batch, -1, -1), tokens.mT)
-        return (out + bias[:, None]).unflatten(2, (height, width))
-
-
-def halves(layer: nn.Conv2d, dim: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Weight (K, C) of a 1×1 convolution, cut in two along ``dim``, and the bias of each output."""
-    assert layer.bias is not None
-    bias = layer.bias.chunk(2) if dim == 0 else (layer.bias,)
-    return layer.weight.flatten(1).chunk(2, dim), bias
-
-
-def as_tokens(x: Tensor) -> tuple[Tensor, int, int, int]:
-    """(B, C, H, W) → tokens (B·H·W, C), B, H, W."""
-    batch, _, height, width = x.shape
-    return x.permute(0, 2, 3, 1).flatten(0, 2), batch, height, width
-
-
-def as_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """Tokens (B·H·W, C) → (B, C, H, W), with B, H, W of ``like``."""
-    batch, _, height, width = like.shape
-    return tokens.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
+        trans_x = self.trans_block(trans_x)
+        return fast.merged(self.conv1_2, conv_x, trans_x, plus=x)
 
 
 class SwinPair(nn.Module):
-    """A W block, then an SW block, on (B, C, H, W) feature maps."""
+    """A W block, then an SW block, on feature maps."""
 
     def __init__(self, dim: int, head_dim: int, window: int) -> None:
         super().__init__()
@@ -116,12 +134,12 @@ class SwinPair(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        tokens, *size = as_tokens(x)
-        return as_map(self.block_2(self.block_1(tokens, *size), *size), x)
+        tokens: Tensor = self.block_2(self.block_1(x.permute(0, 2, 3, 1)))
+        return tokens.permute(0, 3, 1, 2)
 
 
 class SWAtten(nn.Module):
-    """Swin-transformer attention module of the slice networks (TCM, Section 3.3).
+    """Swin-transformer attention module of the slice networks: x + a(x) ⊙ σ(b(SW(W(x)))).
 
     CompressAI's attention block, whose gate σ(b) comes from a W and an SW block, computed at
     ``inner`` channels between two 1×1 convolutions.
@@ -129,6 +147,8 @@ class SWAtten(nn.Module):
     Args:
         dim: channels in and out.
         inner: channels inside.
+        head_dim: channels a head.
+        window: side of a window, in latent pixels.
     """
 
     def __init__(self, dim: int, inner: int, head_dim: int, window: int) -> None:

@@ -1,0 +1,258 @@
+"""What makes the layers quick and leaves their equations alone: helpers, each with its reason.
+
+Which pixel stands in which window; attention by PyTorch's fused kernel; few windows at a time; 1×1
+convolutions as matrix products; 3×3 convolutions by Winograd's algorithm.  Where gradients are
+asked for, all of them are plain PyTorch, which differentiates them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Tokens that a transformer block works on at a time when no gradient is asked for.
+TOKENS = 4096
+#: Pixels of a feature map that Winograd's algorithm works on at a time; it needs 3.6 times their
+#: memory for the transformed input, and as much for the output.
+WINOGRAD_PIXELS = 2**14
+#: Channels and pixels from which on it pays: it begins by transforming the weights.
+WINOGRAD_CHANNELS = 64
+WINOGRAD_LEAST = 2**10
+
+#: Number of windows that share an attention bias, and that bias; for windows in that order.
+Kinds = Sequence[tuple[int, Tensor]]
+
+
+# ---- windows: cut once for each size of feature map, and sorted by the mask they need ----------
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a batch of feature maps; those that need the same mask stand together.
+
+    Only the last row and column of shifted windows need a mask at all; sorted so, attention runs
+    once for each mask instead of adding one to every window.
+
+    Args:
+        window: side of a window.
+        order: (B·H·W,) place of each token in the rasters, window after window.
+        back: the inverse of ``order``.
+        kinds: number of windows of each kind, and the pairs of tokens that may attend to each
+            other, (window², window²) bool; None: all of them.
+    """
+
+    window: int
+    order: Tensor
+    back: Tensor
+    kinds: tuple[tuple[int, Tensor | None], ...]
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Tokens (B, H, W, C) → (windows, window², C)."""
+        return x.flatten(0, 2).index_select(0, self.order).unflatten(0, (-1, self.window**2))
+
+    def join(self, x: Tensor, like: Tensor) -> Tensor:
+        """Tokens (windows, window², C) → (B, H, W, C), with B, H, W of ``like``."""
+        return x.flatten(0, 1).index_select(0, self.back).unflatten(0, like.shape[:3])
+
+
+def windows_of(x: Tensor, window: int, shift: int) -> Windows:
+    """The windows of tokens (B, H, W, C) after a cyclic shift of rows and columns.
+
+    Args:
+        x: the tokens; only shape and device matter.
+        window: side of a window, in latent pixels.
+        shift: rows and columns by which everything moves up and left; 0 or half a window.
+
+    Raises:
+        ValueError: if H or W is no multiple of the window.
+    """
+    batch, height, width, _ = x.shape
+    if height % window or width % window:
+        raise ValueError(
+            f"a feature map of {height}×{width} cannot be cut into {window}×{window} windows: "
+            "pad the image to the codec's multiple first (sic.images.pad)"
+        )
+    return windows(batch, height, width, window, shift, x.device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept serves training, too
+def windows(
+    batch: int, height: int, width: int, window: int, shift: int, device: torch.device
+) -> Windows:
+    """:func:`windows_of` a size, worked out once and kept.
+
+    The shift brings pixels from opposite borders of the image into the last row and the last
+    column of windows; there, only pixels from the same side may see each other.
+    """
+    place = torch.arange(batch * height * width).reshape(batch, height, width)
+    place = place.roll((-shift, -shift), dims=(1, 2))
+    rows, cols = height // window, width // window
+    place = place.reshape(batch, rows, window, cols, window).transpose(2, 3)
+    place = place.reshape(batch, rows, cols, window**2)
+    if shift:
+        inside, last = slice(None, -1), slice(-1, None)
+        # Interior, right column, bottom row, corner.
+        parts = [place[:, a, b].reshape(-1) for a in (inside, last) for b in (inside, last)]
+    else:
+        parts = [place.reshape(-1)]
+    side = torch.arange(window) >= window - shift
+    upper = side[:, None].expand(window, window).reshape(-1)
+    left = side[None, :].expand(window, window).reshape(-1)
+    same_rows, same_cols = upper[:, None] == upper, left[:, None] == left
+    masks = (None, same_cols.to(device), same_rows.to(device), (same_rows & same_cols).to(device))
+    kinds = tuple(
+        (len(part) // window**2, mask)
+        for part, mask in zip(parts, masks, strict=False)
+        if len(part)
+    )
+    order = torch.cat(parts)
+    return Windows(window, order.to(device), order.argsort().to(device), kinds)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, kinds: Kinds) -> Tensor:
+    """softmax(q kᵀ / √c + bias) v in each window, one kind of windows after the other.
+
+    Args:
+        q, k, v: (windows, heads, window², c).
+        kinds: number of windows of each kind, and their bias (1, heads, window², window²).
+
+    Returns:
+        (windows, heads, window², c).
+    """
+    counts = [count for count, _ in kinds]
+    of_kind = zip(*(part.split(counts) for part in (q, k, v)), kinds, strict=True)
+    parts = [_attend(q, k, v, bias.to(q.dtype)) for q, k, v, (_, bias) in of_kind]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    if q.device.type == "cpu" and bias.requires_grad:
+        # PyTorch's fused kernel for CPUs gives no gradient of the bias.
+        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT + bias, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def few_at_a_time(block: Callable[[Tensor, Kinds], Tensor], x: Tensor, kinds: Kinds) -> Tensor:
+    """``block(x, kinds)``; without gradients for :data:`TOKENS` at a time, to save memory.
+
+    Args:
+        block: maps windows to windows, none of which sees another.
+        x: (windows, window², C).
+        kinds: as for :func:`attend`.
+    """
+    if torch.is_grad_enabled():
+        return block(x, kinds)
+    step = max(TOKENS // x.shape[1], 1)
+    of_kind = zip(x.split([count for count, _ in kinds]), kinds, strict=True)
+    few = ((part, bias) for alike, (_, bias) in of_kind for part in alike.split(step))
+    return torch.cat([block(part, [(len(part), bias)]) for part, bias in few])
+
+
+# ---- 1×1 convolutions: matrix products, which read and write maps and tokens alike --------------
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """1×1 convolution as the matrix product that it is.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (K, C), or (K, C, 1, 1).
+        bias: (K,).
+
+    Returns:
+        (B, K, H, W).
+    """
+    matrix = weight.flatten(1).expand(len(x), -1, -1)
+    return torch.baddbmm(bias[:, None], matrix, x.flatten(2)).unflatten(2, x.shape[2:])
+
+
+def map_and_tokens(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The two halves of ``layer(x)``, a 1×1 convolution: the second is never laid out as a map.
+
+    Args:
+        layer: from C to 2N channels.
+        x: (B, C, H, W).
+
+    Returns:
+        Feature map (B, N, H, W), and tokens (B, H, W, N).
+    """
+    assert layer.bias is not None
+    to_map, to_tokens = layer.weight.flatten(1).chunk(2)
+    bias_map, bias_tokens = layer.bias.chunk(2)
+    features = pointwise(x, to_map, bias_map)
+    turned = to_tokens.T.expand(len(x), -1, -1)
+    tokens = torch.baddbmm(bias_tokens, x.flatten(2).mT, turned)
+    return features, tokens.unflatten(1, x.shape[2:])
+
+
+def merged(layer: nn.Conv2d, features: Tensor, tokens: Tensor, plus: Tensor) -> Tensor:
+    """``plus`` + ``layer`` of both halves, a 1×1 convolution; they are never put side by side.
+
+    Args:
+        layer: from 2N to C channels.
+        features: (B, N, H, W).
+        tokens: (B, H, W, N).
+        plus: (B, C, H, W).
+
+    Returns:
+        (B, C, H, W).
+    """
+    assert layer.bias is not None
+    from_map, from_tokens = (
+        half.expand(len(plus), -1, -1) for half in layer.weight.flatten(1).chunk(2, dim=1)
+    )
+    out = torch.baddbmm(plus.flatten(2), from_map, features.flatten(2))
+    out = torch.baddbmm(out, from_tokens, tokens.flatten(1, 2).mT)
+    return (out + layer.bias[:, None]).unflatten(2, plus.shape[2:])
+
+
+# ---- 3×3 convolutions: Winograd's algorithm takes a third of the time ---------------------------
+
+
+def winograd_applies(x: Tensor, weight: Tensor) -> bool:
+    """Whether a 3×3 convolution of stride 1 of x by ``weight`` runs by Winograd's algorithm.
+
+    NNPACK, which has it, comes with PyTorch for x86-64 and ARM, works in float32 only and gives no
+    gradients; its results differ by a few times what rounding to float32 does.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and min(weight.shape[:2]) >= WINOGRAD_CHANNELS
+        and x.shape[2] * x.shape[3] >= WINOGRAD_LEAST
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and torch._nnpack_available()
+    )
+
+
+def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """3×3 convolution with zeros around x, a picture and some of its rows at a time.
+
+    Args:
+        x: (B, C, H, W) float32, on the CPU.
+        weight: (K, C, 3, 3).
+        bias: (K,).
+
+    Returns:
+        (B, K, H, W).
+    """
+    x, weight = x.contiguous(), weight.contiguous()  # NNPACK takes bare pointers
+    batch, _, height, width = x.shape
+    strips = -(-height * width // WINOGRAD_PIXELS)
+    rows = -(-height // strips // 6) * 6  # its tiles are 6×6
+    if batch == 1 and height <= rows:
+        return torch._nnpack_spatial_convolution(x, weight, bias, [1, 1])
+    out = x.new_empty(batch, len(weight), height, width)
+    for image, target in zip(x.split(1), out.split(1), strict=True):
+        for top in range(0, height, rows):
+            first, last = max(top - 1, 0), min(top + rows + 1, height)
+            strip = image[:, :, first:last].contiguous()
+            done = torch._nnpack_spatial_convolution(strip, weight, bias, [1, 1])
+            end = min(top + rows, height)
+            target[:, :, top:end] = done[:, :, top - first : end - first]
+    return out
