@@ -8,18 +8,22 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sic.errors import STOPPED, SicError, exit_on_error
+from sic.files import write_bytes
 from sic.params import load
 
+_RESULTS = Path("results")
 _BETWEEN = 252  # DVC's exit code when it is interrupted between two stages
 
 
 def main() -> None:
     """Run DVC with the words of the command line and end with its exit code."""
     words = sys.argv[1:]
+    before = {path: path.read_bytes() for path in _RESULTS.glob("*") if path.is_file()}
     load()  # in a fraction of a second, before DVC removes what a stage is to make anew
     if words[:2] == ["exp", "run"]:
         _check_git()
@@ -39,7 +43,7 @@ def main() -> None:
     if code == _BETWEEN:
         print("sic: stopped; run the same command again to go on", file=sys.stderr)
     if code:
-        _restore()
+        _restore(before)
     sys.exit(STOPPED if stops else code)
 
 
@@ -93,8 +97,15 @@ def _tells_of_a_stop(record: logging.LogRecord) -> bool:
     return False
 
 
-def _restore() -> None:
-    """Bring back what DVC removed for a stage that did not end well."""
+def _restore(before: Mapping[Path, bytes]) -> None:
+    """Bring back what DVC removed for a stage that did not end well.
+
+    Args:
+        before: measurements that git keeps and DVC has no copy of.
+    """
+    for path, content in before.items():
+        if not path.exists():
+            write_bytes(path, content)
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

@@ -15,6 +15,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from sic.codec import fast
 
+
 class _Bounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, bound: Tensor) -> Tensor:
