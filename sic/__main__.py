@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sic import work
 from sic.errors import SicError, exit_on_error
 from sic.stream import files as stream_files
 
@@ -199,11 +200,10 @@ def run_train(arguments: argparse.Namespace) -> None:
     """Train as the stage would; it then finds the run finished and takes it up."""
     from sic import params
     from sic.training import jobs
-    from sic.work import Worker
 
     job = jobs.job(params.load(), arguments.codec)
     job.train()
-    if Worker.from_environment().rank == 0:
+    if work.Worker.from_environment().rank == 0:
         print(f"{job.run.name} is trained; `dvc repro` takes it up")
 
 
@@ -257,15 +257,9 @@ def _count(word: str) -> int:
 
 
 def _codec(arguments: argparse.Namespace) -> "ScalableCodec":
-    import torch
-
     from sic.stream.scalable import ScalableCodec
 
-    device = arguments.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SicError("--device cuda: PyTorch finds no GPU here; use --device cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = work.device(arguments.device, "--device")
     return ScalableCodec.load(arguments.base, arguments.enhancement, device)
 
 

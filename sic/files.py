@@ -4,6 +4,7 @@ import errno
 import hashlib
 import http.client
 import os
+import pickle
 import shutil
 import ssl
 import tempfile
@@ -13,12 +14,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from sic import progress
 from sic.errors import SicError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and other files do not need it
+    from torch import Tensor
 
 
 @contextmanager
@@ -98,6 +102,46 @@ def enter_study() -> None:
         if (folder / "params.yaml").is_file():
             os.chdir(folder)
             return
+
+
+def read_tensors(path: Path) -> dict[str, "Tensor"]:
+    """The state dict in a checkpoint that others published, on the CPU.
+
+    Only tensors are read, a pickle with code in it is refused; a state dict that lies under
+    ``state_dict``, as training loops leave it, is taken out.
+
+    Raises:
+        SicError: if the file is missing, cut off, or holds anything but tensors by name.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SicError(f"cannot read {path}: {reason}; give the path of a checkpoint") from None
+    except pickle.UnpicklingError as error:
+        if "GLOBAL numpy" in str(error):
+            raise SicError(
+                f"{path} holds NumPy values, not tensors alone; load it where you trust it and "
+                "save its state dict: torch.save(checkpoint['state_dict'], …)"
+            ) from None
+        raise SicError(
+            f"{path} is refused: it is not a plain file of weights, loading it could run code; "
+            "ask its authors for a state dict"
+        ) from None
+    except Exception as error:  # on bytes that are no checkpoint torch.load raises anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SicError(
+            f"{path} is not a whole checkpoint of tensors ({reason}); download it again"
+        ) from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
+    ):
+        raise SicError(f"{path} holds no state dict: it must give tensors by name")
+    return content
 
 
 def sha256(path: Path) -> str:

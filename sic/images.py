@@ -41,6 +41,11 @@ _UPRIGHT = {
 }
 
 
+def bpp(size: int, height: int, width: int) -> float:
+    """Bits per pixel of a file of ``size`` bytes with a picture of height × width pixels."""
+    return 8 * size / (height * width)
+
+
 def read(path: Path | str) -> Pixels:
     """Read any picture as uint8 (H, W, 3) RGB, upright.
 

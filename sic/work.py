@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -17,7 +18,11 @@ from sic import progress
 from sic.errors import SicError
 from sic.files import cannot_write, write_bytes
 
+if TYPE_CHECKING:
+    import torch
+
 WORK = Path("checkpoints")
+ARTIFACTS = Path("artifacts")
 _POLL = 0.5  # seconds
 
 
@@ -48,6 +53,40 @@ class Worker:
             told = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
             raise SicError(f"the environment's {told} do not fit; unset them or use torchrun")
         return cls(rank, size, local_rank)
+
+
+def checkpoint(codec: str, artifacts: Path = ARTIFACTS) -> Path:
+    """Where the study leaves a trained codec: `sa_icm`, `lic/q1`, `fusion/m5-q2`, ….
+
+    Args:
+        codec: its name, which is its folder's, too.
+        artifacts: the folder with all of them.
+    """
+    return artifacts / codec / "codec.safetensors"
+
+
+def device(
+    name: str, asked_by: str = "machine.device", worker: Worker | None = None
+) -> "torch.device":
+    """The device that a setting or an option names.
+
+    Args:
+        name: `cpu`, `cuda`, or `auto`: a GPU where there is one.
+        asked_by: the setting or option, for the error.
+        worker: this process, where each process of a machine takes a GPU of its own.
+
+    Raises:
+        SicError: if it names a GPU and there is none.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SicError(f"{asked_by}: PyTorch finds no GPU here; set it to auto or cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if worker is None:
+        return torch.device("cuda")
+    return torch.device("cuda", worker.local_rank % torch.cuda.device_count())
 
 
 def complete(

@@ -233,10 +233,8 @@ def test_yolox_s_classes_are_coco_s_80_in_order() -> None:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (b"no checkpoint", "is not a checkpoint of tensors, or is cut off"),
-        (pickle.dumps(print), "is not a checkpoint of tensors, or is cut off"),
-        ([1, 2], "is not a checkpoint of torchvision's ssdlite320_mobilenet_v3_large"),
-        ({1: torch.zeros(2)}, "is not a checkpoint of torchvision's ssdlite320_mobilenet_v3_large"),
+        (b"no checkpoint", r"weights\.pth is refused"),
+        ([1, 2], r"weights\.pth holds no state dict"),
         ({"a": torch.zeros(2)}, r"ssdlite320_mobilenet_v3_large: a is \(2,\), not nothing"),
     ],
 )

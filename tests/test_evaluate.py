@@ -258,7 +258,7 @@ def test_costs_are_those_of_each_point(table: pd.DataFrame) -> None:
 def test_operations_are_those_that_the_codec_stage_counts() -> None:
     base = fill(TCM(**SIZES), "icm")
     counted = rate_distortion.operations(ScalableCodec(base))
-    expected = complexity.kmac_per_pixel(base)
+    expected = complexity.coding_kmac(base)
     assert counted["kmac_encode"] == pytest.approx(expected["encoder"], rel=0.02)
     assert counted["kmac_decode"] == pytest.approx(expected["decoder"], rel=0.02)
 

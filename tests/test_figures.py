@@ -10,11 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from skimage import data
-from small import SIZES, WIDTHS
 
-from sic.codec import complexity
-from sic.codec.fusion import AdditionalCodec
-from sic.codec.tcm import TCM
 from sic.report import figures, schematic
 from sic.report.figures import curves
 
@@ -144,14 +140,6 @@ def test_the_published_series_is_drawn_as_such_and_only_when_given(means: pd.Dat
     assert figures.PUBLISHED not in [curve.get_label() for curve in plain.get_lines()]
 
 
-def test_table_1_has_the_papers_numbers_at_the_papers_size() -> None:
-    table = figures.table_1(8, 40, 5, WIDTHS)
-    at_its_size = table["N = 128, M = 320"]
-    np.testing.assert_allclose(at_its_size["our code"], at_its_size["paper"], atol=0.05)
-    (own,) = (table[name] for name in table if name[1] == "this study")
-    assert own[5] == sum(p.numel() for p in AdditionalCodec(5, **SIZES).parameters()) / 1e6
-
-
 def test_fig_3_fills_the_slices_that_are_sent() -> None:
     structure = schematic.Structure(5, 2, 64, (76.6, 51.7), (0.2, 0.3), (25.0, 31.0), "coffee")
     (axes,) = schematic.draw(structure).axes
@@ -213,26 +201,3 @@ def test_training_curves_show_both_splits() -> None:
     figure = curves(history, "LIC")
     np.testing.assert_allclose(line(figure.axes[0], "train"), [[2, 9], [4, 7]])
     np.testing.assert_allclose(line(figure.axes[2], "validation"), [[2, 21], [4, 23]])
-
-
-# ---- complexity ----
-
-
-def test_operations_follow_from_the_shapes_of_convolutions() -> None:
-    codec = TCM(**SIZES)
-    narrow = complexity.kmac_per_pixel(codec)
-    assert complexity.kmac_per_pixel(codec, side=256) == pytest.approx(narrow)
-    # The last convolution of g_a alone: 9 taps, 16 channels to 40, on 1/256 of the pixels.
-    last = 9 * 16 * 40 / 256 / 1000
-    assert narrow["encoder"] > last
-    wide = TCM(**{**SIZES, "M": 80})
-    assert complexity.kmac_per_pixel(wide)["encoder"] > narrow["encoder"] + last
-
-
-def test_table_1_lists_the_base_and_every_m() -> None:
-    table = complexity.table_1(8, 40, 5, WIDTHS)
-    assert list(table.codec) == ["base"] + 5 * ["additional"]
-    for m, parameters in zip(range(1, 6), table.parameters[1:], strict=True):
-        assert parameters == sum(p.numel() for p in AdditionalCodec(m, **SIZES).parameters())
-    assert table.parameters[0] == table.parameters[5]
-    assert table.encoder[1:].is_monotonic_increasing

@@ -1,19 +1,29 @@
 """Files are written whole or not at all, whatever goes wrong."""
 
+import pickle
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sic.errors import SicError
-from sic.files import replacing, replacing_folder, sha256, write_bytes, write_text
+from sic.files import (
+    read_tensors,
+    replacing,
+    replacing_folder,
+    sha256,
+    write_bytes,
+    write_text,
+)
 
 # A program that writes 4 MB in each of the ways in which the study writes checkpoints.
 WRITERS = """
@@ -169,8 +179,57 @@ def test_checksums_are_those_of_sha256(tmp_path: Path) -> None:
     )
 
 
-def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
-    weight = torch.arange(5.0)
+# ---- checkpoints -----------------------------------------------------------------------------
+
+
+class Code:
+    """A pickle that would run code when loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("ran"),)
+
+
+@pytest.mark.parametrize("under", ["state_dict", None])
+def test_the_tensors_of_a_checkpoint_come_back(under: str | None, tmp_path: Path) -> None:
+    state = {"weight": torch.arange(5.0)}
     with replacing(tmp_path / "state") as temporary:
-        torch.save({"weight": weight}, temporary)
-    assert torch.equal(torch.load(tmp_path / "state", weights_only=True)["weight"], weight)
+        torch.save({under: state, "epoch": 3} if under else state, temporary)
+    found = read_tensors(tmp_path / "state")
+    assert list(found) == ["weight"]
+    assert torch.equal(found["weight"], state["weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "cannot read x.pth: No such file or directory; give the path of a checkpoint"),
+        (b"no checkpoint", r"x.pth is refused: it is not a plain file of weights"),
+        (b"", r"x.pth is not a whole checkpoint of tensors (EOFError); download it again"),
+        (pickle.dumps(Code()), "x.pth is refused: it is not a plain file of weights"),
+        ({"state_dict": {}, "hook": Code()}, "x.pth is refused: it is not a plain file of weights"),
+        ({"score": np.float64(1)}, "x.pth holds NumPy values, not tensors alone; load it where"),
+        ([1, 2], "x.pth holds no state dict: it must give tensors by name"),
+        ({1: torch.zeros(2)}, "x.pth holds no state dict: it must give tensors by name"),
+        ({"epoch": 3}, "x.pth holds no state dict: it must give tensors by name"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(
+    content: Any, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("x.pth")
+    if content is not None:
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(SicError) as error:
+        read_tensors(path)
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+    assert not Path("ran").exists()
+
+
+def test_a_checkpoint_that_is_cut_off_is_one_line(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "x.pth")
+    whole = (tmp_path / "x.pth").read_bytes()
+    (tmp_path / "x.pth").write_bytes(whole[:-500])
+    with pytest.raises(SicError, match=r"x\.pth is not a whole checkpoint.*; download it again$"):
+        read_tensors(tmp_path / "x.pth")

@@ -166,7 +166,7 @@ def test_wrong_weights_are_one_line(tmp_path: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(3)}, other)
     for path, line in [
         (missing, r"^evaluate.lpips: cannot read .*a.pth: No such file"),
-        (text, r"^evaluate.lpips: .*b.pth is not a checkpoint of tensors$"),
+        (text, r"^evaluate.lpips: .*b.pth is refused"),
         (other, r"^evaluate.lpips: .*c.pth does not hold torchvision's AlexNet \(features.0"),
     ]:
         with pytest.raises(SicError, match=line):

@@ -1,6 +1,5 @@
 import hashlib
 import os
-import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -216,38 +215,12 @@ def test_a_wrong_shape_names_key_and_shapes(tmp_path: Path, mobile: Path) -> Non
         sam.load("mobile_sam", tmp_path / "missing.pt")
 
 
-class Harmful:
-    """A pickle that runs code when it is read."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("echo harm",)
-
-
-def test_what_is_no_checkpoint_is_refused(
-    tmp_path: Path, mobile: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    torch.save({"state": Harmful()}, tmp_path / "a.pth")
-    (tmp_path / "b.pth").write_bytes(pickle.dumps(Harmful()))
-    (tmp_path / "c.pth").write_bytes(mobile.read_bytes()[:100_000])
-    (tmp_path / "d.pth").write_text("no checkpoint")
-    (tmp_path / "e.pth").write_bytes(b"")
-    torch.save([1, 2], tmp_path / "f.pth")
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "g.pth")
-    for name in "abcdefg":
-        with pytest.raises(SicError, match=rf"{name}\.pth") as error:
+def test_what_is_no_checkpoint_of_it_is_refused(tmp_path: Path, mobile: Path) -> None:
+    (tmp_path / "cut.pth").write_bytes(mobile.read_bytes()[:100_000])
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    for name, line in {"cut": "is not a whole checkpoint", "other": "no Segment Anything"}.items():
+        with pytest.raises(SicError, match=rf"{name}\.pth .*{line}"):
             sam.load("mobile_sam", tmp_path / f"{name}.pth")
-        assert "\n" not in str(error.value)
-    assert "harm" not in capfd.readouterr().out
-
-
-def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert sam._device("auto", Worker()).type == "cpu"
-    with pytest.raises(SicError, match=r"machine\.device: there is no cuda device"):
-        sam._device("cuda", Worker())
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert sam._device("cpu", Worker()).type == "cpu"
-    assert sam._device("auto", Worker(6, 8, 2)) == torch.device("cuda", 2)
 
 
 def test_real_weights(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sic import source, work
+from sic import images, source, work
 from sic.anchors import classical
 from sic.anchors.classical import Anchor, Setup
 from sic.anchors.programs import CodecError, MissingCodec
@@ -57,7 +57,7 @@ class Coded:
     @property
     def bpp(self) -> float:
         """Bits of the stream per pixel."""
-        return 8 * len(self.stream) / (self.x_hat.shape[0] * self.x_hat.shape[1])
+        return images.bpp(len(self.stream), *self.x_hat.shape[:2])
 
 
 def find(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import pandas as pd
 import psutil
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sic.codec.fusion import AdditionalCodec
@@ -25,9 +24,16 @@ def parameters(codec: TCM) -> int:
     return sum(p.numel() for p in codec.parameters())
 
 
+def kmac_per_pixel(run: Callable[[], object], pixels: int) -> float:
+    """Thousands of multiply-accumulates a pixel of what ``run`` does, counted by PyTorch."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 2 / 1000 / pixels  # a multiply-accumulate is two operations
+
+
 @torch.no_grad()
-def kmac_per_pixel(codec: TCM, side: int = 128) -> dict[str, float]:
-    """Thousands of multiply-accumulates a pixel, as its equations stand, counted by PyTorch.
+def coding_kmac(codec: TCM, side: int = 128) -> dict[str, float]:
+    """Thousands of multiply-accumulates a pixel of coding, as the codec's equations stand.
 
     Args:
         codec: any codec of the study.
@@ -42,41 +48,34 @@ def kmac_per_pixel(codec: TCM, side: int = 128) -> dict[str, float]:
     y = codec.g_a(x)
     latent_channels = codec.base_M if isinstance(codec, AdditionalCodec) else codec.M
     y_hat = x.new_zeros(1, latent_channels, side // 16, side // 16)
-    analysis = _operations(codec.g_a, x)
-    hyper_analysis = _operations(codec.h_a, y)
-    latent = _operations(codec.code_latent, y)  # h_a, h_s and the slice networks
-    synthesis = _operations(codec.g_s, y_hat)
-    unit = 2 * 1000 * side * side  # a multiply-accumulate is two operations
-    return {
-        "encoder": (analysis + latent) / unit,
-        "decoder": (latent - hyper_analysis + synthesis) / unit,
-    }
-
-
-def _operations(part: Callable[[Tensor], object], x: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        part(x)
-    return counter.get_total_flops()
+    analysis, hyper_analysis, latent, synthesis = (
+        kmac_per_pixel(run, side * side)
+        for run in (
+            lambda: codec.g_a(x),
+            lambda: codec.h_a(y),
+            lambda: codec.code_latent(y),  # h_a, h_s and the slice networks
+            lambda: codec.g_s(y_hat),
+        )
+    )
+    return {"encoder": analysis + latent, "decoder": latent - hyper_analysis + synthesis}
 
 
 def table_1(N: int, M: int, num_slices: int, widths: Widths) -> pd.DataFrame:
     """Table I at any size: parameters and operations of the base and of the additional codecs.
 
     Returns:
-        A row a codec: `codec`, `m`, `parameters`, and kMAC a pixel of `encoder` and `decoder`.
+        One row per codec: `codec`, `m`, `parameters`, and kMAC a pixel of `encoder` and `decoder`.
     """
-    rows = []
+    sizes, rows = (N, M, num_slices, widths), []
     for m in (None, *range(1, num_slices + 1)):
-        codec = AdditionalCodec(m, N, M, num_slices, widths) if m else TCM(N, M, num_slices, widths)
-        name = "additional" if m else "base"
-        rows.append(
-            {"codec": name, "m": m, "parameters": parameters(codec), **kmac_per_pixel(codec)}
-        )
+        with torch.device("meta"):  # sizes without memory
+            codec = AdditionalCodec(m, *sizes) if m else TCM(*sizes)
+        about = {"codec": "additional" if m else "base", "m": m}
+        rows.append({**about, "parameters": parameters(codec), **coding_kmac(codec)})
     return pd.DataFrame(rows).astype({"m": "Int64"})
 
 
-# ---- measured while a codec runs -----------------------------------------------------------------
-
+# ---- time and memory of what runs ----------------------------------------------------------------
 
 _PERIOD = 0.005  # seconds between two looks at the memory
 
@@ -132,10 +131,3 @@ def _watched_memory() -> Iterator[list[int]]:
         done.set()
         thread.join()
         seen.append(process.memory_info().rss)
-
-
-def measured_kmac_per_pixel(run: Callable[[], object], pixels: int) -> float:
-    """Thousands of multiply-accumulates a pixel of what ``run`` does, counted by PyTorch."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / 2 / 1000 / pixels

@@ -5,7 +5,6 @@ Also the import of published checkpoints (`icm.pth.tar`, `ica.pth.tar`, LIC-TCM'
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from torch import Tensor
 from sic.codec.fusion import AdditionalCodec, DifferenceCodec
 from sic.codec.tcm import TCM, Widths
 from sic.errors import SicError
-from sic.files import write_bytes
+from sic.files import read_tensors, write_bytes
 
 #: Kinds of codec by the name that stands in a checkpoint.
 KINDS: dict[str, type[TCM]] = {
@@ -143,26 +142,10 @@ def import_published(path: Path, codec: TCM) -> None:
     CompressAI's entropy-bottleneck keys of before and after version 1.2.
 
     Raises:
-        SicError: if the file is missing, holds anything but tensors, or does not fit, naming the
-            key, both shapes and the likely cause.
+        SicError: as :func:`sic.files.read_tensors`; if it does not fit, naming the key, both
+            shapes and the likely cause.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise SicError(f"no file {path}; give the path of the published checkpoint") from None
-    except pickle.UnpicklingError:
-        raise SicError(
-            f"{path} is refused: it is not a plain file of weights, loading it could run code; "
-            "ask its authors for a state dict"
-        ) from None
-    except Exception as error:  # on bytes that are no checkpoint torch.load raises anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SicError(f"cannot read {path} ({reason}); download it again") from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise SicError(f"{path} holds no state dict; give a checkpoint of ICM, ICA or LIC-TCM")
-    tensors = {published_key(key): tensor for key, tensor in content.items()}
+    tensors = {published_key(key): tensor for key, tensor in read_tensors(path).items()}
     _load_tensors(codec, tensors, Path(path))
 
 

@@ -222,7 +222,7 @@ def _scalable(base: Path, enhancement: Path | None, device: torch.device) -> Cod
 
     def code(image: Pixels) -> tuple[Pixels, float]:
         stream = codec.encode(image)
-        return codec.decode(stream, layer), 8 * len(stream) / (image.shape[0] * image.shape[1])
+        return codec.decode(stream, layer), images.bpp(len(stream), *image.shape[:2])
 
     return code
 

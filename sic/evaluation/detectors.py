@@ -3,7 +3,6 @@
 All of them were trained on COCO, by others and on original pictures; none is fine-tuned here.
 """
 
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -23,7 +22,7 @@ from torchvision.ops import FrozenBatchNorm2d, batched_nms
 
 from sic import images
 from sic.errors import SicError
-from sic.files import fetch
+from sic.files import fetch, read_tensors
 from sic.images import Pixels
 from sic.params import Detect
 
@@ -276,7 +275,7 @@ class Torchvision:
         self.names = _published(name).meta["categories"]
         self.device = device
         model = build(name, score_threshold)
-        _load(model, name, path)
+        _fill(model, name, read_tensors(path), path)
         self.model = model.to(device).eval()
 
     @torch.inference_mode()
@@ -310,21 +309,6 @@ def build(name: str, score_threshold: float) -> nn.Module:
     threshold = {"box_score_thresh" if "rcnn" in name else "score_thresh": score_threshold}
     model: nn.Module = get_model(name, weights=None, weights_backbone=None, **threshold)
     return model
-
-
-def _load(model: nn.Module, name: str, path: Path) -> None:
-    """Put a checkpoint's tensors into the model; a pickle with code in it is refused."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SicError(f"cannot read {path}: {error.strerror or error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise SicError(f"{path} is not a checkpoint of tensors, or is cut off") from None
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
-        raise SicError(f"{path} is not a checkpoint of torchvision's {name}")
-    _fill(model, name, state, path)
 
 
 def _fill(model: nn.Module, name: str, state: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -1,7 +1,6 @@
 """How far a decoded picture is from its original, on 8-bit pixels as a viewer gets them."""
 
 import math
-import pickle
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ from pytorch_msssim import ms_ssim
 from sic import images
 from sic.anchors import planes
 from sic.errors import SicError
+from sic.files import read_tensors
 from sic.images import Pixels
 
 #: The measures of :class:`Metrics` in the order of its answer, with unit: PSNR over the three
@@ -107,7 +107,10 @@ def load_lpips(weights: Path) -> Callable[[Pixels, Pixels], float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it calls torchvision in an older way
         model = LPIPS(net="alex", pnet_rand=True, verbose=False)
-    state = _read_weights(weights)
+    try:
+        state = read_tensors(weights)
+    except SicError as error:
+        raise SicError(f"evaluate.lpips: {error}") from None
     for number, layers in enumerate(_ALEXNET_SLICES, start=1):
         for layer in layers:
             target = getattr(model.net, f"slice{number}").get_submodule(str(layer))
@@ -127,15 +130,3 @@ def _lpips(model: torch.nn.Module, a: Pixels, b: Pixels) -> float:
         return math.nan
     x, x_hat = (2 * images.to_tensor(picture) - 1 for picture in (a, b))
     return float(model(x, x_hat))
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SicError(f"evaluate.lpips: cannot read {path}: {error.strerror}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise SicError(f"evaluate.lpips: {path} is not a checkpoint of tensors") from None
-    if not isinstance(state, dict):
-        raise SicError(f"evaluate.lpips: {path} does not hold torchvision's AlexNet")
-    return state

@@ -26,6 +26,7 @@ from sic.evaluation.metrics import MEASURES, Metrics
 from sic.images import Pixels
 from sic.params import Params
 from sic.stream.scalable import Reader, ScalableCodec
+from sic.work import ARTIFACTS, checkpoint
 
 #: What identifies a point.  ``version`` … ``colour`` are as in
 #: :class:`sic.anchors.classical.Setup`; the
@@ -71,18 +72,18 @@ class Trained:
     m: int | None = None
 
 
-def trained(params: Params, artifacts: Path = Path("artifacts")) -> Iterator[Trained]:
+def trained(params: Params, artifacts: Path = ARTIFACTS) -> Iterator[Trained]:
     """The codecs that params.yaml asks for, never what happens to lie in the folder."""
-    base = artifacts / "sa_icm/codec.safetensors"
+    base = checkpoint("sa_icm", artifacts)
     yield Trained("SA-ICM", "base", params.sa_icm.lmbda, base)
     for point in params.lic.quality:
         lmbda = params.quality[point].lmbda
-        yield Trained("LIC", point, lmbda, artifacts / f"lic/{point}/codec.safetensors")
+        yield Trained("LIC", point, lmbda, checkpoint(f"lic/{point}", artifacts))
     for m, point in params.fusion.items:
-        weights = artifacts / f"fusion/m{m}-{point}/codec.safetensors"
+        weights = checkpoint(f"fusion/m{m}-{point}", artifacts)
         yield Trained("fusion", point, params.quality[point].lmbda, base, weights, m)
     for point in params.difference.quality:
-        weights = artifacts / f"difference/{point}/codec.safetensors"
+        weights = checkpoint(f"difference/{point}", artifacts)
         yield Trained("difference", point, params.quality[point].lmbda, base, weights)
 
 
@@ -165,7 +166,7 @@ def code(
         x_hat = codec.decode(encoding.stream, "human" if encoding.enhancement else "machine")
     x_hat_t = codec.decode(encoding.base.stream, "machine") if encoding.enhancement else x_hat
     pixels = image.shape[0] * image.shape[1]
-    bpp = [8 * len(layer.stream) / pixels for layer in layers]
+    bpp = [images.bpp(len(layer.stream), *image.shape[:2]) for layer in layers]
     return {
         "bpp_base": bpp[0],
         "bpp_additional": sum(bpp[1:]),
@@ -200,10 +201,10 @@ def operations(codec: ScalableCodec) -> dict[str, float]:
     layer: Reader = "human" if encoding.enhancement else "machine"
     return {
         "parameters": sum(complexity.parameters(part.codec) for part in _parts(codec)),
-        "kmac_encode": complexity.measured_kmac_per_pixel(
+        "kmac_encode": complexity.kmac_per_pixel(
             lambda: codec.encode_layers(dark), dark[..., 0].size
         ),
-        "kmac_decode": complexity.measured_kmac_per_pixel(
+        "kmac_decode": complexity.kmac_per_pixel(
             lambda: codec.decode(encoding.stream, layer), dark[..., 0].size
         ),
     }
@@ -216,9 +217,8 @@ def _mean_colour(name: str, image: Pixels, metrics: Metrics) -> dict[str, Any]:
     """Sending nothing but the picture's mean colour: what every codec must beat."""
     flat = np.empty_like(image)
     flat[:] = image.mean(axis=(0, 1)).round()
-    bpp = 24 / (image.shape[0] * image.shape[1])
     about = {"image": name, "codec": "mean colour", **_RGB, "point": ""}
-    return {**about, **_one_layer(bpp), **metrics(image, flat)}
+    return {**about, **_one_layer(images.bpp(3, *image.shape[:2])), **metrics(image, flat)}
 
 
 def _of_anchors(
@@ -269,7 +269,7 @@ def _of_vvc_m(
     def jobs() -> Iterator[tuple[str, float, Pixels, int]]:
         for name, image in pictures.items():
             stream = base.encode(image)
-            bpp = 8 * len(stream) / (image.shape[0] * image.shape[1])
+            bpp = images.bpp(len(stream), *image.shape[:2])
             x_hat_t = base.decode(stream, "machine")
             for qp in params.evaluate.vvc_m.qp:
                 yield name, bpp, x_hat_t, qp

@@ -1,13 +1,13 @@
 """Segment Anything's automatic mask generator: ViT-H, ViT-L, ViT-B, and MobileSAM."""
 
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sic import work
 from sic.errors import SicError
-from sic.files import fetch
+from sic.files import fetch, read_tensors
 from sic.images import Pixels
 from sic.masks.records import Record, record
 from sic.params import Machine, Segment
@@ -106,16 +106,7 @@ def load(name: str, path: Path) -> "Sam":
         SicError: not a checkpoint (only tensors are read: a pickle with code in it is refused), or
             one of another model, which is named.
     """
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SicError(f"cannot read {path}: {error.strerror or error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise SicError(f"{path} is not a checkpoint of tensors, or is cut off") from None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise SicError(f"{path} is not a checkpoint of a Segment Anything model")
+    state = read_tensors(path)
     found = _whose(state)
     if found != name:
         raise SicError(
@@ -156,7 +147,7 @@ def segmenter(
     import torch
     from segment_anything import SamAutomaticMaskGenerator
 
-    device = _device(machine.device, worker)
+    device = work.device(machine.device, worker=worker)
     model = load(settings.segmenter, path).to(device).requires_grad_(False)
     _in_precision(model, device, settings.precision)
     generator = SamAutomaticMaskGenerator(
@@ -175,18 +166,6 @@ def segmenter(
         ]
 
     return generate
-
-
-def _device(name: str, worker: Worker) -> "torch.device":
-    """Each worker of a machine takes a GPU of its own."""
-    import torch
-
-    count = torch.cuda.device_count()
-    if name == "cpu" or (name == "auto" and not count):
-        return torch.device("cpu")
-    if not count:
-        raise SicError("machine.device: there is no cuda device here; set auto or cpu")
-    return torch.device("cuda", worker.local_rank % count)
 
 
 def _in_precision(model: "Sam", device: "torch.device", precision: str) -> None:

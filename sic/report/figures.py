@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,9 +16,6 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from sic.anchors import classical
-from sic.codec import complexity
-from sic.codec.fusion import AdditionalCodec
-from sic.codec.tcm import Widths
 from sic.evaluation.bd import LAYERED
 from sic.files import replacing
 from sic.images import Pixels
@@ -215,23 +211,6 @@ def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
     return figure
 
 
-def table_1(N: int, M: int, num_slices: int, widths: Widths) -> pd.DataFrame:
-    """Table I: millions of parameters of the additional codec by m.
-
-    Args:
-        N, M, num_slices, widths: of the study's own codecs.
-
-    Returns:
-        A row an m: the paper's number, our code at the paper's size, and at the study's.
-    """
-    columns = {
-        ("N = 128, M = 320", "paper"): complexity.TABLE_I,
-        ("N = 128, M = 320", "our code"): _millions(128, 320, 5, Widths()),
-        (f"N = {N}, M = {M}", "this study"): _millions(N, M, num_slices, widths),
-    }
-    return pd.DataFrame(columns).rename_axis("m")
-
-
 def table_2(means: pd.DataFrame) -> pd.DataFrame:
     """Table II: PSNR of x̂ in dB by λ and m, ours beside the paper's."""
     ours = means[means.codec == "fusion"].pivot(index="lmbda", columns="m", values="psnr")
@@ -239,14 +218,6 @@ def table_2(means: pd.DataFrame) -> pd.DataFrame:
     both = pd.concat({"ours": ours, "paper": paper}, axis="columns")
     both.index.name = "λ"
     return both.rename(columns=lambda m: f"m = {m}", level=1)
-
-
-def _millions(N: int, M: int, num_slices: int, widths: Widths) -> dict[int, float]:
-    with torch.device("meta"):  # sizes without memory
-        return {
-            m: complexity.parameters(AdditionalCodec(m, N, M, num_slices, widths)) / 1e6
-            for m in range(1, num_slices + 1)
-        }
 
 
 def _caption(figure: Figure, text: str) -> None:

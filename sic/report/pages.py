@@ -145,7 +145,7 @@ def scene(name: str, x: Pixels, codecs: Mapping[str, ScalableCodec]) -> Scene:
     for label, codec in codecs.items():
         stream = codec.encode(x)
         x_hat = codec.decode(stream, "human" if codec.enhancement else "machine")
-        bpp = 8 * len(stream) / (x.shape[0] * x.shape[1])
+        bpp = images.bpp(len(stream), *x.shape[:2])
         numbers = f"{bpp:.3f} bpp, {images.psnr(x, x_hat):.2f} dB"
         pictures.append(Picture(f"{label}: {numbers}", x_hat))
     return Scene(name, pictures)

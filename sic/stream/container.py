@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple, Self
 
 from sic.errors import StreamError
-from sic.images import size_problem
+from sic.images import bpp, size_problem
 
 # ---- the machine that wrote a stream -------------------------------------------------------------
 
@@ -294,7 +294,7 @@ def read_layers(stream: bytes) -> list[Layer]:
 def info(layers: list[Layer]) -> list[Part]:
     """Bits, and bits per pixel of the unpadded picture, of every part of every layer."""
     return [
-        Part(layer.kind.label, name, 8 * size, 8 * size / (layer.height * layer.width))
+        Part(layer.kind.label, name, 8 * size, bpp(size, layer.height, layer.width))
         for layer in layers
         for name, size in (("header", HEADER_BYTES), ("z", len(layer.z)), ("y", len(layer.y)))
     ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sic import progress
 from sic.errors import SicError, StreamError
 from sic.files import cannot_write, sha256, write_bytes
+from sic.images import bpp
 from sic.stream.container import MAX_BYTES, Layer, info, read_layers
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and `info` does not need it
@@ -182,10 +183,9 @@ def describe(path: Path) -> str:
     except StreamError as error:
         raise StreamError(f"{path}: {error}") from error
     size, first = sum(layer.size for layer in layers), layers[0]
-    bpp = 8 * size / (first.height * first.width)
     lines = [
         f"{path}: {first.width}×{first.height} pixels, {first.mode.name}, {size} bytes, "
-        f"{bpp:.4f} bpp",
+        f"{bpp(size, first.height, first.width):.4f} bpp",
         f"  {'layer':<12}{'part':<8}{'bytes':>9}{'bits':>10}{'bpp':>9}",
     ]
     lines += [

@@ -26,14 +26,14 @@ from sic.errors import SicError
 from sic.files import write_text
 from sic.training import loop
 from sic.training.run import Run
+from sic.work import ARTIFACTS, checkpoint
 
 AnyCodec = TypeVar("AnyCodec", bound=TCM)
 
 #: `init` that stands for new weights; a marker file, so that DVC has one path to depend on.
 SCRATCH = "scratch"
 MASKS = Path("data/edges")
-ARTIFACTS = Path("artifacts")
-BASE = ARTIFACTS / "sa_icm/codec.safetensors"
+BASE = checkpoint("sa_icm")
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ def difference(study: params.Params, quality: str) -> Job:
 def finish(job: Job, history: pd.DataFrame) -> None:
     """Leave ``codec.safetensors`` and ``history.csv`` in ``artifacts/<run.name>``; the checkpoints
     of the run are not needed any more and go."""
-    run, folder = job.run, ARTIFACTS / job.run.name
+    run, path = job.run, checkpoint(job.run.name)
     origin = dict(run.about) | {"init": job.start, "steps": run.steps, "seed": run.seed}
     origin |= {"photos": len(run.photos), "train": run.settings.model_dump()}
-    weights.save(folder / "codec.safetensors", job.codec, origin)
-    write_text(folder / "history.csv", history.to_csv(index=False, float_format="%.6g"))
+    weights.save(path, job.codec, origin)
+    write_text(path.with_name("history.csv"), history.to_csv(index=False, float_format="%.6g"))
     loop.forget(run.name)
 
 
@@ -256,7 +256,7 @@ def ship(
         if name not in known:
             raise SicError(f"no codec {name} in params.yaml: there are {', '.join(known)}")
     for name in sorted(names, key=known.index):
-        source = artifacts / name / "codec.safetensors"
+        source = checkpoint(name, artifacts)
         origin: dict[str, Any] = weights.metadata(source)["origin"]
         _check_base(source, origin, folder)
         codec = weights.load(source)

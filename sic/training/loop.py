@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
-from sic import images, params, progress
+from sic import images, params, progress, work
 from sic.codec.loss import Loss, StepLoss
 from sic.codec.tcm import TCM
 from sic.data import crops
@@ -40,24 +40,13 @@ if TYPE_CHECKING:  # importing it takes as long as PyTorch and all else together
     from lightning_fabric import Fabric
 
 
-def device(name: params.Device) -> torch.device:
-    """The device that a `device` setting asks for.
-
-    Raises:
-        SicError: if it asks for a GPU that is not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SicError("params.yaml asks for device cuda, but no GPU is to be had; set it to auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def fabric(settings: params.Train, on: torch.device) -> "Fabric":
     """This process among those that train one codec together; alone unless torchrun or SLURM
     started several.
 
     Args:
         settings: `train` of params.yaml.
-        on: the kind of device to train on, as of :func:`device`.
+        on: the kind of device to train on, as of :func:`sic.work.device`.
 
     Raises:
         SicError: if the batch cannot be shared evenly, or the device is not there.
@@ -133,7 +122,7 @@ def train(
         SicError: if the loss is not finite, a checkpoint cannot be written, or another process
             trains this run.
     """
-    joined = fabric(run.settings, device(run.machine.device))
+    joined = fabric(run.settings, work.device(run.machine.device))
     here = folder / run.name / run.fingerprint(codec)
     here.mkdir(parents=True, exist_ok=True)
     # One process holds the run for all that train it together.
