@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from reference_weights import fill
@@ -134,6 +135,13 @@ def test_a_published_checkpoint_with_coding_tables_fits(tmp_path: Path) -> None:
     state["gaussian_conditional.scale_table"] = torch.ones(64)
     torch.save(state, tmp_path / "icm.pth.tar")
     weights.import_published(tmp_path / "icm.pth.tar", TCM(**SIZES))
+
+
+@pytest.mark.parametrize("value", [np.float64(3), np.zeros(3)])
+def test_numpy_values_beside_weights_are_not_said_to_be_code(value: Any, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "loss": value}, tmp_path / "x.pth.tar")
+    with pytest.raises(SicError, match=r"x\.pth\.tar holds NumPy values, .* save its state dict"):
+        weights.import_published(tmp_path / "x.pth.tar", TCM(**SIZES))
 
 
 def saved(codec: TCM, tmp_path: Path, **changes: Tensor | None) -> Path:
