@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,27 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
     ):
         raise SicError(f"{path} holds no state dict: it must give tensors by name")
     return content
+
+
+def files_below(folder: Path, suffixes: Container[str]) -> list[Path]:
+    """A folder's files with these suffixes, in lower case, at any depth, sorted.
+
+    Hidden files and folders (``.ipynb_checkpoints``, macOS's ``._photo.jpg``) are passed over;
+    links to folders are not followed, so that none can lead round in a circle.
+
+    Raises:
+        SicError: if a folder cannot be looked into, whose files would be missed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise SicError(f"cannot read {error.filename}: {error.strerror}; check its permissions")
+
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files = (Path(place, name) for name in names if not name.startswith("."))
+        found += [path for path in files if path.suffix.lower() in suffixes]
+    return sorted(found)
 
 
 def sha256(path: Path) -> str:

@@ -1,5 +1,7 @@
 """Files are written whole or not at all, whatever goes wrong."""
 
+import errno
+import os
 import pickle
 import resource
 import shutil
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from sic.errors import SicError
 from sic.files import (
+    files_below,
     read_tensors,
     replacing,
     replacing_folder,
@@ -233,3 +236,28 @@ def test_a_checkpoint_that_is_cut_off_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(whole[:-500])
     with pytest.raises(SicError, match=r"x\.pth is not a whole checkpoint.*; download it again$"):
         read_tensors(tmp_path / "x.pth")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in" / "closed").mkdir(parents=True)
+    (tmp_path / "in" / "a.png").touch()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # whoever runs the tests may be allowed to look everywhere
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(
+        SicError, match=r"cannot read .*in/closed: Permission denied; check its per"
+    ):
+        files_below(tmp_path, {".png"})
+
+
+def test_a_link_that_leads_nowhere_is_listed_for_its_reader_to_name(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "absent.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "b.png")
+    assert [path.name for path in files_below(tmp_path, {".png"})] == ["a.png", "b.png"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage import data
 from test_bitstream import additional, base
 
@@ -41,6 +42,14 @@ def test_a_folder_keeps_its_levels(tmp_path):
         "to/b.sic",
         "to/in/a.sic",
     ]
+
+
+def test_only_pictures_in_sight_are_meant(tmp_path):
+    for name in ("b.png", ".ipynb_checkpoints/b-checkpoint.png", "._b.png", "folder.png/Thumbs.db"):
+        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "from" / name).touch()
+    jobs = stream_files.pair(tmp_path / "from", tmp_path / "to", PNG, ".sic")
+    assert [job.source.name for job in jobs] == ["b.png"]
 
 
 def test_second_files_are_not_decoded_on_their_own(tmp_path):
@@ -148,6 +157,48 @@ def test_a_run_stopped_between_stream_and_note_vouches_for_nothing(
     assert photo.target.read_bytes() == codec.encode(images.read(photo.source))
 
 
+#: As bytes: not UTF-8, with line breaks, and what other systems do not allow.
+NAMES = [
+    b"caf\xe9",
+    b"a\nb",
+    b"\xe2\x80\xa8",
+    b"a:b?",
+    b"con",
+    b"-o",
+    b"%s {x}",
+    b"a\\nb",
+    b"\xc3\xa9",
+]
+
+
+def test_names_that_are_no_text_are_coded_and_known_again(codec, tmp_path):
+    source, target = tmp_path / "from", tmp_path / "to"
+    for i, name in enumerate(NAMES):
+        images.write_png(source / "x.png", data.chelsea()[i : i + 40, :60])
+        try:
+            (source / "x.png").rename(source / os.fsdecode(name + b".png"))
+        except OSError:
+            pytest.skip("this file system has no such names")
+
+    def run() -> dict[bytes, int]:
+        jobs = stream_files.pair(source, target, PNG, ".sic")
+        sources = Sources(target)
+        stream_files.each(
+            jobs, lambda some: stream_files.encode(codec, some, False, sources), "encode", 4
+        )
+        return {
+            os.fsencode(job.target.name): job.target.stat().st_mtime_ns
+            for job in jobs
+            if job.target.read_bytes() == codec.encode(images.read(job.source))
+        }
+
+    first = run()
+    assert set(first) == {name + b".sic" for name in NAMES}
+    assert run() == first, "nothing is coded again"
+    for name in NAMES:
+        assert stream_files.describe(target / os.fsdecode(name + b".sic")).encode()
+
+
 def test_damaged_notes_cost_no_more_than_time(codec, photo, tmp_path):
     (tmp_path / ".sources").write_bytes(b"\xff\x00 \n\n")
     stream_files.encode(codec, [photo], False, Sources(tmp_path))
@@ -196,6 +247,22 @@ def test_one_failure_does_not_stop_the_others(tmp_path, capsys, batch):
     assert done == ["a", "c"]
     written = capsys.readouterr()
     assert (written.out, written.err.count("sic: bad is bad")) == ("", 1)
+
+
+@pytest.mark.parametrize("shape", [(6000, 6000), (1, 65536)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_picture_that_no_stream_can_hold_is_named(codec, tmp_path, capsys, shape, batch):
+    Image.new("1", shape[::-1]).save(tmp_path / "b.png")
+    jobs = [Job(tmp_path / "b.png", tmp_path / "b.sic")]
+    size = f"{shape[0]}×{shape[1]}"
+    with pytest.raises(SicError, match=rf"^{tmp_path}/b\.png: .* {size} .*; cut or scale it$"):
+        stream_files.each(jobs, lambda some: stream_files.encode(codec, some, False), "", batch)
+    images.write_png(tmp_path / "a.png", data.chelsea()[:40, :60])
+    jobs = [Job(tmp_path / "a.png", tmp_path / "a.sic"), *jobs]
+    with pytest.raises(SicError, match="1 of 2 files failed"):
+        stream_files.each(jobs, lambda some: stream_files.encode(codec, some, False), "", batch)
+    assert f"sic: {tmp_path}/b.png: a picture of {size} pixels" in capsys.readouterr().err
+    assert (tmp_path / "a.sic").is_file()
 
 
 def test_a_folder_is_coded_in_batches(codec, tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sic import progress
 from sic.errors import SicError, StreamError
-from sic.files import cannot_write, sha256, write_bytes
+from sic.files import cannot_write, files_below, sha256, write_bytes
 from sic.images import bpp
 from sic.stream.container import MAX_BYTES, Layer, info, read_layers
 
@@ -49,7 +49,7 @@ class Sources:
         self._folder, self._path = folder, folder / self.NAME
         self._digests: dict[str, str] = {}
         if self._path.is_file():
-            # What cannot be read belongs to no stream, which is then written again.
+            # What is not understood belongs to no stream, which is then written again.
             for line in self._path.read_text(errors="replace").splitlines():
                 digest, _, name = line.partition("  ")
                 self._digests[name] = digest
@@ -74,7 +74,9 @@ class Sources:
         self._digests[name] = digest
 
     def _name(self, target: Path) -> str:
-        return target.relative_to(self._folder).as_posix()
+        # Escaped, as a name may hold line breaks, or bytes that are no text.
+        name = target.relative_to(self._folder).as_posix()
+        return name.encode("unicode_escape").decode()
 
 
 def pair(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Job]:
@@ -105,18 +107,14 @@ def pair(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Jo
 
 
 def listing(source: Path, suffixes: set[str]) -> list[Path]:
-    """A file itself; or a folder's files with these suffixes, at any depth, sorted.
+    """A file itself; or a folder's files with these suffixes, as :func:`sic.files.files_below`.
 
     Raises:
-        SicError: if a folder holds none.
+        SicError: if a folder holds none, or cannot be read.
     """
     if not source.is_dir():
         return [source]
-    found = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
-    ]
+    found = files_below(source, suffixes)
     if not found:
         raise SicError(f"{source} holds no file ending in {', '.join(sorted(suffixes))}")
     return found
@@ -146,7 +144,11 @@ def encode(
             for job in jobs
             if sources.of(job.target) != digests[job] or not _written(codec, job, split)
         ]
-    encodings = codec.encode_batch([images.read(job.source) for job in jobs])
+    pictures = [images.read(job.source) for job in jobs]
+    try:
+        encodings = codec.encode_batch(pictures)
+    except SicError as error:
+        raise SicError(f"{', '.join(str(job.source) for job in jobs)}: {error}") from error
     for job, encoding in zip(jobs, encodings, strict=True):
         if sources:  # if the run ends here, the old note must not vouch for the new stream
             sources.add(job.target, sources.UNKNOWN)
@@ -193,7 +195,7 @@ def describe(path: Path) -> str:
         for part in info(layers)
     ]
     lines += [f"  {_provenance(layer)}" for layer in layers]
-    return "\n".join(lines)
+    return "\n".join(lines).encode(errors="backslashreplace").decode()  # a path may be no text
 
 
 def read(path: Path) -> bytes:
