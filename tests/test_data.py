@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -171,6 +172,61 @@ def test_folders_that_do_not_serve(tmp_path: Path) -> None:
         sets.prepare(settings(source="folder", root=str(twice), **splits), 0, tmp_path)
 
 
+def test_only_pictures_in_sight_are_listed(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / ".mine", ["a", "b", "sub/c", ".d", "sub/.e"])
+    folder_of(root / ".ipynb_checkpoints", ["a-checkpoint"])
+    (root / "._a.jpg").write_bytes(b"a fork of macOS")
+    (root / "Thumbs.db").touch()
+    (root / "folder.jpg" / "f").mkdir(parents=True)
+    (root / "sub" / "round").symlink_to(root)
+    found = sets._listing(root, sets.SUFFIXES)
+    assert found == {"a": root / "a.png", "b": root / "b.png", "sub/c": root / "sub" / "c.png"}
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"new\nline.png", b"\xe2\x80\xa8.png"])
+def test_a_name_that_no_list_can_hold_is_refused(name: bytes, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "mine", ["a", "b", "c"])
+    try:
+        (root / "c.png").rename(root / os.fsdecode(name))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    chosen = settings(source="folder", root=str(root), train="all", validation=1, test=1)
+    with pytest.raises(SicError, match="holds a line break or is not UTF-8; rename") as error:
+        sets.prepare(chosen, 0, tmp_path / "data")
+    assert str(error.value).isascii()
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "data" / "images.json").exists()
+
+
+def test_other_names_are_kept(tmp_path: Path) -> None:
+    names = ["a:b?", "con", "-o", "%s {x} $5", " é\u202f", "a.b"]
+    root = folder_of(tmp_path / "mine", names)
+    chosen = settings(source="folder", root=str(root), train="all", validation=1, test=1)
+    sets.prepare(chosen, 0, tmp_path / "data")
+    index = splits.load_index(tmp_path / "data" / "images.json")
+    assert sorted(record.name for record in sets.every_record(index)) == sorted(names)
+    assert all(splits.image_path(r, chosen).is_file() for r in sets.every_record(index))
+
+
+def test_a_picture_to_test_must_fit_into_a_stream(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "mine", ["a", "b", "c"])
+    wide, large, longest = ((1, 65536), (6000, 6000), (1, 65535))
+    for size, line in ((wide, "1×65536"), (large, "6000×6000"), (longest, "")):
+        Image.new("1", size[::-1]).save(root / "c.png")
+        chosen = settings(
+            source="folder", root=str(root), train=["a"], validation=["b"], test=["c"]
+        )
+        if line:
+            with pytest.raises(SicError, match=rf"data\.test: .*c\.png: .*{line} .*; cut or scale"):
+                sets.prepare(chosen, 0, tmp_path / "data")
+            assert not (tmp_path / "data" / "images.json").exists()
+        # One to train may be larger, of which parts are cut.
+        swapped = settings(
+            source="folder", root=str(root), train=["c"], validation=["b"], test=["a"]
+        )
+        sets.prepare(swapped if line else chosen, 0, tmp_path / (line or "longest"))
+
+
 def test_an_unreadable_image_leaves_the_old_list(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "mine", ["a", "b", "c"])
     chosen = settings(source="folder", root=str(root), train=["a"], validation=["b"], test=["c"])
@@ -189,6 +245,20 @@ def test_a_list_that_is_missing_or_damaged(tmp_path: Path) -> None:
         (tmp_path / "images.json").write_text(content)
         with pytest.raises(SicError, match="run the data stage again"):
             splits.load_index(tmp_path / "images.json")
+
+
+def test_a_mark_of_the_order_of_bytes_at_the_start_is_no_part_of_a_file(tmp_path: Path) -> None:
+    """As Windows' editors write it."""
+    root = folder_of(tmp_path / "mine", ["a", "b", "é"])
+    chosen = settings(source="folder", root=str(root), train=1, validation=1, test=1)
+    index = sets.prepare(chosen, 0, tmp_path)
+    text = (tmp_path / "images.json").read_text(encoding="utf-8")
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "images.json").write_text(text, encoding=encoding)
+        assert splits.load_index(tmp_path / "images.json") == index
+    text = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8-sig")
+    assert params.load(tmp_path / "params.yaml") == STUDY
 
 
 # ---- COCO ------------------------------------------------------------------------------------

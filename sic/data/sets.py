@@ -6,7 +6,8 @@ picture of each split with its size and checksum; whatever comes after reads tha
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ import numpy as np
 from sic import images, progress
 from sic.data import coco
 from sic.errors import SicError
-from sic.files import replacing_folder, sha256, write_text
+from sic.files import files_below, replacing_folder, sha256, write_text
 from sic.params import Data, Split
 
 # ---- the list of pictures, data/images.json ------------------------------------------------------
@@ -84,12 +85,30 @@ def load_index(path: Path = DATA / INDEX) -> Index:
         SicError: no such file, or not such a file.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_bytes())
         return {split: [ImageRecord(**entry) for entry in content[split]] for split in SPLITS}
     except OSError as error:
         raise SicError(f"cannot read {path}: {error.strerror}; run the data stage first") from None
     except (ValueError, KeyError, TypeError):
         raise SicError(f"{path} is not a list of images; run the data stage again") from None
+
+
+def check_listed(index: Index, listed: Container[str], key: str) -> None:
+    """Make sure that no two pictures have one name in annotations, where their last part will do.
+
+    Args:
+        index: the pictures of the study.
+        listed: the names in the annotations.
+        key: of params.yaml, which names the annotations.
+
+    Raises:
+        SicError: if two have.
+    """
+    meant: dict[str, str] = {}
+    for path in (record.path for record in every_record(index)):
+        name = path if path in listed else Path(path).name
+        if name in listed and meant.setdefault(name, path) != path:
+            raise SicError(f"{key}: {name} may be {meant[name]} or {path}; list each by its path")
 
 
 def every_record(index: Index) -> list[ImageRecord]:
@@ -126,7 +145,8 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
 
     Raises:
         SicError: unknown or repeated names, too few pictures, an empty folder, an unreadable
-            picture.  ``images.json`` is then left as it was.
+            picture, or one to test that no stream can hold.  ``images.json`` is then left as it
+            was.
     """
     if settings.source == "sample":
         pools = dict.fromkeys(SPLITS, _bundled())
@@ -136,10 +156,16 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
         pools = _coco_pools(settings, root)
     chosen = choose(pools, settings, seed)
     pictures = {name: path for split in SPLITS for name, path in chosen[split]}
+    for name in pictures:  # surrogates stand for bytes that are not UTF-8
+        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+            raise SicError(f"{name!r} holds a line break or is not UTF-8; rename the picture")
     pictures |= _write(pictures if settings.source == "sample" else {}, root / "images")
     base = images_root(settings, root)
     records = dict(zip(pictures, _inspect(pictures, base), strict=True))
     index = {split: [records[name] for name, _ in chosen[split]] for split in SPLITS}
+    for record in index["test"]:
+        if problem := images.size_problem(record.height, record.width):
+            raise SicError(f"data.test: {base / record.path}: {problem}")
     content = {split: [asdict(record) for record in index[split]] for split in SPLITS}
     write_text(root / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return index
@@ -157,12 +183,10 @@ def _bundled() -> dict[str, Path]:
     return dict(sorted(photos.items()))
 
 
-def _listing(folder: Path, suffixes: Iterable[str], below: str = ".") -> dict[str, Path]:
+def _listing(folder: Path, suffixes: Container[str], below: str = ".") -> dict[str, Path]:
     """Pictures by name: the path in ``folder/below`` without suffix, in sorted order."""
     found: dict[str, Path] = {}
-    for path in sorted((folder / below).rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
+    for path in files_below(folder / below, suffixes):
         name = path.relative_to(folder / below).with_suffix("").as_posix()
         if name in found:
             raise SicError(f"{found[name]} and {path} share the name {name}; rename one")
