@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -170,10 +171,111 @@ def test_damage_is_named(tmp_path: Path) -> None:
         {"size": size, "counts": [2500, -100]},
         {"size": size, "counts": "0ZZZZ5"},
         {"size": size, "counts": ""},
+        *({"size": size, "counts": counts} for counts in BAD_COUNTS),
+        *([[1, 1, 9, 1, 9, number]] for number in BAD_NUMBERS),
+        *([[number, 1, 9, 1, 9, 9, 1, 9]] for number in BAD_NUMBERS),
+        [[1, 1, 9, 1, 9, 9], [1, 1, 9, 1, math.nan, 9]],
+        [[[1, 1], [9, 1], [9, 9]]],
+        [[1, 1, 9, 1, 9, 9], 5],
+        [[1, 1, 9, 1, 9, 9], None],
+        [{"x": 1}],
     ):
         instances(path, {"segmentation": outline})
-        with pytest.raises(SicError, match=r"i\.json has a bad outline for a\.png"):
+        with pytest.raises(SicError, match=r"i\.json has a bad outline for a\.png") as error:
             Annotations([path], "instances").segments("a.png", 40, 60)
+        assert "\n" not in str(error.value)
+
+
+#: What would end the process, or write outside the mask, in pycocotools.
+BAD_NUMBERS = [math.nan, math.inf, -math.inf, None, 1e9, -1e9, 10**400, 1e300, "far", [], {}]
+BAD_COUNTS = [
+    [],
+    None,
+    {},
+    [-1, 2401],
+    [2400, 2400],
+    [2401],
+    [0.5, 2399.5],
+    [math.nan],
+    [math.inf, -math.inf],
+    [[1200], [1200]],
+    ["many"],
+    [2**63, 2**63, 2400],  # the sum of 64 bits would be right
+    [2**64 + 2400],
+    [10**400],
+    "!!",
+    "é",
+    "~~~~0",
+    "oooooooooooooooooooooooo0",
+    "PPPPPPPPPPPPPPPPPPPPPPPP0",
+]
+
+
+def test_a_polygon_may_leave_the_picture_and_numbers_may_be_long(tmp_path: Path) -> None:
+    """As people's outlines of hidden parts do; and what some programs write of whole numbers."""
+    cut = [[20, -10, 80, -10, 80, 100, 20, 100]]
+    floats = {"size": [40, 60], "counts": [800.0, 1600.0]}
+    path = instances(tmp_path / "i.json", {"segmentation": cut}, {"segmentation": floats})
+    right = np.zeros((40, 60), bool)
+    right[:, 20:] = True
+    for one in Annotations([path], "instances").segments("a.png", 40, 60):
+        assert np.array_equal(records.decode(one), right)
+
+
+def test_numbers_that_two_pictures_or_none_have_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "i.json"
+    entry = {"id": 7, "height": 40, "width": 60}
+    both = [{**entry, "file_name": name} for name in ("a.png", "b.png")]
+    path.write_text(json.dumps({"images": both, "annotations": []}))
+    with pytest.raises(SicError, match=r"i\.json lists two images with the id 7"):
+        Annotations([path], "instances")
+    outline = {"segmentation": [[1, 1, 9, 1, 9, 9]]}
+    for number in ("7", 8, None):
+        marks = [{**outline, "image_id": number}]
+        path.write_text(json.dumps({"images": both[:1], "annotations": marks}))
+        with pytest.raises(
+            SicError, match=rf"i\.json outlines the image {number!r}, which it does"
+        ):
+            Annotations([path], "instances")
+    path.write_text(json.dumps({"images": [{"id": 7, "file_name": "a.png"}], "annotations": []}))
+    with pytest.raises(SicError, match=r"a\.png is 60×40, but None×None in .*i\.json"):
+        Annotations([path], "instances").segments("a.png", 40, 60)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_annotations_as_windows_programs_write_them(encoding: str, tmp_path: Path) -> None:
+    path = instances(tmp_path / "i.json", {"segmentation": [[1, 1, 9, 1, 9, 9]]})
+    path.write_text(path.read_text(), encoding=encoding)
+    assert len(Annotations([path], "instances").segments("a.png", 40, 60)) == 1
+
+
+def test_one_entry_for_two_pictures_is_refused(tmp_path: Path) -> None:
+    root, file = tmp_path / "mine", tmp_path / "outlines.json"
+    for i, name in enumerate(("a/0001", "b/2", "c/0001")):
+        images.write_png(root / f"{name}.png", photos.coffee()[i : 100 + i, :150])
+    content = STUDY.model_dump()
+    content["data"] |= {"source": "folder", "root": str(root), "annotations": str(file)}
+    content["data"] |= {"train": ["a/0001"], "validation": ["b/2"], "test": ["c/0001"]}
+    content["segment"]["segmenter"] = "annotations"
+    chosen = params.Params.model_validate(content)
+    sets.prepare(chosen.data, 0, tmp_path / "data")
+
+    def segmented(*names: str) -> Any:
+        size = {"height": 100, "width": 150}
+        listed = [{"id": i, "file_name": name, **size} for i, name in enumerate(names)]
+        file.write_text(json.dumps({"images": listed, "annotations": []}))
+        return segment.run(chosen, tmp_path / "data", tmp_path / "checkpoints")
+
+    with pytest.raises(
+        SicError, match=r"0001\.png may be a/0001\.png or c/0001\.png; list each by"
+    ):
+        segmented("0001.png", "2.png")
+    # Neither another case nor Windows' separators name a picture.
+    for name in ("a/0001.PNG", "A/0001.png", r"a\0001.png"):
+        with pytest.raises(SicError, match=r"no annotations list the image a/0001\.png"):
+            segmented(name, "2.png", "c/0001.png")
+    assert segmented("a/0001.png", "2.png", "c/0001.png")["images"] == 3
+    assert segmented("a/0001.png", "2.png", "0001.png")["images"] == 3, "what is left has the name"
 
 
 def test_a_folder_with_a_coco_style_file(tmp_path: Path) -> None:

@@ -164,6 +164,13 @@ def test_a_picture_is_found_by_its_path_or_its_last_part(write: Write) -> None:
         truth.find("c.jpg")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_as_windows_programs_write_it(encoding: str, write: Write) -> None:
+    path = write(content())
+    path.write_text(path.read_text(), encoding=encoding)
+    assert Truth(path).pictures == Truth(write(content())).pictures
+
+
 def test_classes_that_no_detector_knows_are_named(write: Write) -> None:
     truth = Truth(write(content()))
     truth.check_classes(["person", "dog"])  # the cat is listed and marked nowhere
@@ -195,6 +202,9 @@ def spoil(section: str, **values: Any) -> dict[str, Any]:
         (spoil("annotations", bbox=[1, 2, 3]), r"image 7 has the box \[1, 2, 3\]"),
         (spoil("annotations", bbox=[1, 2, 3, None]), "image 7 has the box"),
         (spoil("annotations", area=float("nan")), "image 7 has the box"),
+        (spoil("annotations", area=10**400), "image 7 has the box"),
+        (spoil("annotations", bbox=[1, 2, float("nan"), 3]), "image 7 has the box"),
+        (spoil("annotations", bbox=[1, 2, 1e300, 3]), "image 7 has the box"),
         (spoil("annotations", image_id=99), "an annotation is of image 99 and category 1"),
         (spoil("annotations", category_id=99), "an annotation is of image 7 and category 99"),
         (spoil("images", file_name=None), "images without file_name"),

@@ -252,6 +252,25 @@ def test_the_study_s_own_test_pictures_are_taken_where_no_folder_is_named(
     np.testing.assert_array_equal(looks.seen[0], picture(BOXES["two.png"]))
 
 
+def test_one_entry_for_two_pictures_is_refused(folder: Path) -> None:
+    entries = [sets.ImageRecord(p, p, 130, 90, "").__dict__ for p in ("a/two.png", "c/two.png")]
+    (folder / "data").mkdir()
+    chosen = few({"root": None}, data={"source": "folder", "root": "photos"})
+    for train, test in (([], entries), (entries[:1], entries[1:])):
+        index = {"train": train, "validation": [], "test": test}
+        (folder / "data/images.json").write_text(json.dumps(index))
+        with pytest.raises(
+            SicError, match=r"detect\.annotations: two\.png may be a/two\.png or c/"
+        ):
+            detection.annotated(chosen)
+
+
+def test_a_picture_that_no_stream_can_hold_is_named_at_once(folder: Path) -> None:
+    annotate(folder, width=6000, height=6000)
+    with pytest.raises(SicError, match=r"detect\.root: photos/one\.png: .* 6000×6000 .*; cut or"):
+        detection.annotated(study())
+
+
 def test_a_number_of_pictures_is_drawn_with_the_seed(folder: Path) -> None:
     drawn = {
         seed: [

@@ -82,7 +82,7 @@ class Truth:
                     f"{self.path}: an annotation is of image {a['image_id']} and category"
                     f" {a['category_id']}, of which the file does not list both"
                 )
-            if len(a["bbox"]) != 4 or not all(map(_is_finite, [*a["bbox"], a["area"]])):
+            if len(a["bbox"]) != 4 or not all(map(_is_sound, [*a["bbox"], a["area"]])):
                 raise SicError(
                     f"{self.path}: an annotation of image {a['image_id']} has the box {a['bbox']}"
                     f" and the area {a['area']}; [x, y, width, height] and a number are needed"
@@ -169,7 +169,7 @@ class Truth:
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise SicError(f"cannot read {path}: {error.strerror}; see detect.annotations") from None
     except ValueError:
@@ -188,8 +188,8 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _is_finite(number: Any) -> bool:
-    return isinstance(number, int | float) and math.isfinite(number)
+def _is_sound(number: Any) -> bool:
+    return isinstance(number, int | float) and abs(number) < 1e9  # which NaN is not
 
 
 def _precision(

@@ -144,13 +144,14 @@ def annotated(study: Params, root: Path = sets.DATA) -> tuple[Truth, dict[Pictur
     """The annotations, and the pictures that the settings take from them.
 
     Raises:
-        SicError: no annotations, wrong ones, or a picture that is not there.
+        SicError: no annotations, wrong ones, or a picture that is not there or too large to code.
     """
     settings = study.detect
     truth = Truth(_annotation_file(study, root))
     if settings.root is None:
-        records = sets.load_index(root / sets.INDEX)["test"]
-        files = {truth.find(r.path): sets.image_path(r, study.data, root) for r in records}
+        index = sets.load_index(root / sets.INDEX)
+        sets.check_listed(index, truth.pictures, "detect.annotations")
+        files = {truth.find(r.path): sets.image_path(r, study.data, root) for r in index["test"]}
     else:
         files = {p: Path(settings.root) / p.file_name for p in truth.pictures.values()}
     if settings.images != "all":
@@ -161,9 +162,11 @@ def annotated(study: Params, root: Path = sets.DATA) -> tuple[Truth, dict[Pictur
         order = np.random.default_rng(study.seed).permutation(len(files))
         drawn = set(order[: settings.images].tolist())
         files = {p: path for i, (p, path) in enumerate(files.items()) if i in drawn}
-    for path in files.values():
+    for picture, path in files.items():
         if not path.is_file():
             raise SicError(f"{truth.path} lists {path}, which is not there; see detect.root")
+        if problem := images.size_problem(picture.height, picture.width):
+            raise SicError(f"detect.root: {path}: {problem}")
     return truth, files
 
 

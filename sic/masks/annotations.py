@@ -39,9 +39,13 @@ class Annotations:
 
     def _read(self, path: Path) -> None:
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_bytes())
+            numbers: set[Any] = set()
             for image in content["images"]:
-                name = image["file_name"]
+                name, number = image["file_name"], image["id"]
+                if number in numbers:
+                    raise SicError(f"{path} lists two images with the id {number}")
+                numbers.add(number)
                 if name in self.images:
                     raise SicError(
                         f"{path} lists the image {name}, as {self.images[name][0]} does; "
@@ -52,7 +56,10 @@ class Annotations:
                 if ("segments_info" in annotation) != (self.outlines == "panoptic"):
                     kind = "panoptic" if self.outlines == "instances" else "instances"
                     raise SicError(f"{path} holds {kind}; set segment.outlines: {kind}")
-                self.of_image.setdefault((path, annotation["image_id"]), []).append(annotation)
+                number = annotation["image_id"]
+                if number not in numbers:
+                    raise SicError(f"{path} outlines the image {number!r}, which it does not list")
+                self.of_image.setdefault((path, number), []).append(annotation)
         except OSError as error:
             raise SicError(f"cannot read {path}: {error.strerror}; see data.annotations") from None
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -74,16 +81,15 @@ class Annotations:
             files = ", ".join(sorted({str(file) for file, _ in self.images.values()})) or "nothing"
             raise SicError(f"no annotations list the image {path} (read: {files})")
         file, image = found
-        if (image["height"], image["width"]) != (height, width):
-            raise SicError(
-                f"{path} is {width}×{height}, but {image['width']}×{image['height']} in {file}"
-            )
+        listed = image.get("height"), image.get("width")
+        if listed != (height, width):
+            raise SicError(f"{path} is {width}×{height}, but {listed[1]}×{listed[0]} in {file}")
         annotations = self.of_image.get((file, image["id"]), [])
         try:
             if self.outlines == "panoptic":
                 return [r for a in annotations for r in _panoptic(a, file, height, width)]
             return [record(_run_lengths(a, height, width), 1.0, 1.0) for a in annotations]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise SicError(f"{file} has a bad outline for {path}: {error}") from None
 
 
@@ -101,17 +107,25 @@ def _run_lengths(annotation: Mapping[str, Any], height: int, width: int) -> Any:
     """Polygons, or plain or compressed run lengths, as compressed run lengths."""
     from pycocotools import mask as coco
 
+    # pycocotools trusts its input: wrong numbers would end the process, or write outside the mask.
     outline = annotation["segmentation"]
     if isinstance(outline, list):
-        if not outline or any(len(part) < 6 or len(part) % 2 for part in outline):
-            raise ValueError("a polygon needs three points")
+        for part in outline:
+            points = np.asarray(part, np.float64)
+            if points.ndim != 1 or points.size < 6 or points.size % 2:
+                raise ValueError("a polygon needs three points")
+            if not (np.abs(points.reshape(-1, 2)) <= (10 * width, 10 * height)).all():
+                raise ValueError("a polygon goes far outside the picture, or is not of numbers")
+        if not outline:
+            raise ValueError("no polygon")
         return coco.merge(coco.frPyObjects(outline, height, width))
-    # pycocotools trusts its input: wrong run lengths would write outside the mask.
     counts = outline["counts"]
-    lengths = run_lengths([counts])[0] if isinstance(counts, str) else np.array(counts, np.int64)
-    if outline["size"] != [height, width] or lengths.min() < 0 or lengths.sum() != height * width:
+    lengths = run_lengths([counts])[0] if isinstance(counts, str) else np.asarray(counts)
+    lengths = lengths.astype(np.float64)  # in which a sum cannot wrap around
+    whole = lengths.ndim == 1 and (lengths >= 0).all() and (lengths == np.floor(lengths)).all()
+    if not whole or lengths.sum() != height * width or outline["size"] != [height, width]:
         raise ValueError("run lengths that do not fill the image")
-    return outline if isinstance(counts, str) else coco.frPyObjects(outline, height, width)
+    return coco.frPyObjects(outline | {"counts": lengths.astype(int).tolist()}, height, width)
 
 
 def _panoptic(annotation: Mapping[str, Any], file: Path, height: int, width: int) -> list[Record]:

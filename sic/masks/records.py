@@ -85,7 +85,7 @@ def run_lengths(codes: Sequence[str]) -> list[NDArray[np.int64]]:
     All masks of a picture are decoded at once, which takes a fifth of the time of one by one.
 
     Raises:
-        ValueError: if a code ends within a number.
+        ValueError: if a code ends within a number, or has characters that are none of the code.
     """
     if not codes:
         return []
@@ -95,8 +95,8 @@ def run_lengths(codes: Sequence[str]) -> list[NDArray[np.int64]]:
     code = np.frombuffer("".join(codes).encode("ascii"), np.uint8) - 48
     sizes = [len(one) for one in codes]
     ends = np.cumsum(sizes)
-    if not all(sizes) or (code[ends - 1] >= 32).any():
-        raise ValueError("run lengths that are cut off")
+    if not all(sizes) or (code[ends - 1] >= 32).any() or (code >= 64).any():
+        raise ValueError("run lengths that are cut off or of other characters")
     last = np.flatnonzero(code < 32)
     first = np.zeros_like(last)
     first[1:] = last[:-1] + 1

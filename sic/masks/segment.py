@@ -90,6 +90,8 @@ def _segmenter(
         @functools.cache
         def outlines() -> Segmenter:
             people = annotations.Annotations(files, settings.outlines)
+            index = sets.load_index(root / sets.INDEX)
+            sets.check_listed(index, people.images, "data.annotations")
             return lambda picture, _: people.segments(picture.path, picture.height, picture.width)
 
         return origin, annotations.Annotations, outlines
