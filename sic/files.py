@@ -171,6 +171,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def need_weights(path: Path) -> None:
+    """Ask for a codec's file before the seconds that PyTorch takes to be imported.
+
+    Raises:
+        SicError: if it is not there, saying where such files come from.
+    """
+    if not path.is_file():
+        what = f"{path} is a folder" if path.is_dir() else f"no checkpoint {path}"
+        raise SicError(
+            f"{what}; name a .safetensors file: data/weights has those that come with the study, "
+            "artifacts those that `python3 study.py` trains, and `python -m sic import-weights` "
+            "makes them of published weights"
+        )
+
+
 def _no_room(file: Path) -> OSError | None:
     """Why a file that is being written takes no more bytes; None if it does."""
     try:
@@ -244,7 +259,7 @@ def fetch(url: str, path: Path, checksum: str, pause: float = 1.0) -> Path:
 
 def _gather(url: str, part: Path, pause: float) -> None:
     """Append to ``part`` until the server has no more."""
-    tries = 0
+    tries, first = 0, True
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
@@ -262,6 +277,14 @@ def _gather(url: str, part: Path, pause: float) -> None:
             ssl.SSLError,
         ) as e:
             problem = getattr(e, "reason", e)
+            # No network, no such name, refused: what has not worked once does not come by waiting.
+            unreachable = isinstance(e, urllib.error.URLError)
+            if first and unreachable and not isinstance(problem, TimeoutError):
+                raise SicError(
+                    f"cannot reach {url}: {problem}; check the network and the address, then run "
+                    "the same command again"
+                ) from None
+        first = False
         there = part.stat().st_size if part.exists() else 0
         tries = 0 if there > before else tries + 1
         if tries == _TRIES:

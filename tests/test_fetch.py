@@ -1,6 +1,8 @@
 import hashlib
+import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +95,52 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
         assert len(site.asked) == 4
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        socket.gaierror(-3, "Temporary failure in name resolution"),
+        ConnectionRefusedError(111, "Connection refused"),
+        OSError(101, "Network is unreachable"),
+        OSError(113, "No route to host"),
+    ],
+    ids=lambda reason: reason.strerror,
+)
+def test_without_a_network_the_one_line_comes_at_once(
+    reason: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_: object, **__: object) -> None:
+        tried.append(1)
+        raise reason
+
+    tried: list[int] = []
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(module.time, "sleep", lambda _: pytest.fail("waits for a network"))
+    with pytest.raises(SicError, match=f"cannot reach http://x.y/f.zip: .*{reason.strerror}; "):
+        fetch("http://x.y/f.zip", tmp_path / "f.zip", CHECKSUM)
+    assert len(tried) == 1
+
+
+def test_a_server_that_has_answered_or_is_slow_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = socket.create_connection
+
+    def failing(*args: Any, **more: Any) -> socket.socket:
+        if failures:
+            raise failures.pop(0)
+        return connect(*args, **more)
+
+    monkeypatch.setattr(socket, "create_connection", failing)
+    refused = ConnectionRefusedError(111, "Connection refused")
+    failures: list[OSError] = [TimeoutError("timed out"), refused]
+    with serving({"/f.zip": CONTENT}) as site:
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM, pause=0)
+        site.break_after = 200_000
+        monkeypatch.setattr(module.time, "sleep", lambda _: failures.append(refused))
+        with pytest.raises(SicError, match=r"refused; 200,000 bytes are there, run the same"):
+            fetch(f"{site.address}/f.zip", tmp_path / "g.zip", CHECKSUM)
+
+
 def test_a_broken_secure_connection_is_taken_up_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,8 +163,8 @@ def test_errors_are_one_line_with_the_address(tmp_path: Path) -> None:
         with pytest.raises(SicError, match=r"f\.zip: 404 .*check the address"):
             fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
         gone = site.address
-    with pytest.raises(SicError, match="run the same command again") as error:
-        fetch(f"{gone}/f.zip", tmp_path / "f.zip", CHECKSUM, pause=0)
+    with pytest.raises(SicError, match=r"cannot reach .*run the same command again") as error:
+        fetch(f"{gone}/f.zip", tmp_path / "f.zip", CHECKSUM)
     assert "\n" not in str(error.value)
     with pytest.raises(SicError, match="http"):
         fetch("ftp://x/f.zip", tmp_path / "f.zip", CHECKSUM)
