@@ -288,6 +288,8 @@ def own_environment() -> Dict[str, str]:
     # A kernel of the same name in the person's home must not take the place of ours.
     environment["JUPYTER_PREFER_ENV_PATH"] = "1"
     environment["PYTHONNOUSERSITE"] = "1"
+    # Threads that wait for others sleep, as in sic/__init__.py, whatever a notebook imports first.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return environment
 
 

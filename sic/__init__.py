@@ -4,6 +4,7 @@ The names a user needs are loaded when they are first used: `TCM`, `AdditionalCo
 their weights, `ScalableCodec` of both layers, and `read` and `psnr` of pictures.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from sic.codec.weights import load
     from sic.images import psnr, read
     from sic.stream.scalable import ScalableCodec
+
+# Threads of PyTorch that wait sleep, as spinning takes the processor from whoever has work.  Read
+# once, when PyTorch is imported; a person's own value holds.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = ["TCM", "AdditionalCodec", "ScalableCodec", "load", "psnr", "read"]
 

@@ -1,4 +1,4 @@
-"""Sharing long work among processes: each piece done once, none lost when a process dies.
+"""Sharing work among threads and processes: each piece done once, none lost when a process dies.
 
 Every piece of work has a result file.  A process claims a piece by an operating-system lock, which
 vanishes with the process, makes the result and renames it into place.  Whoever starts again, with
@@ -7,7 +7,8 @@ any number of processes, goes on with what is missing.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 WORK = Path("checkpoints")
 ARTIFACTS = Path("artifacts")
 _POLL = 0.5  # seconds
+_SHARED_FROM = 32  # channels from which a second thread helps
+_RESERVED_STEPS = 0xFFFFFFF0  # SLURM's numbers of a job's own script and of its interactive shell
 
 
 @dataclass(frozen=True)
@@ -36,22 +39,32 @@ class Worker:
 
     @classmethod
     def from_environment(cls) -> "Worker":
-        """As torchrun or SLURM's srun started it; alone if neither did.
+        """As torchrun or SLURM's srun started it; alone if neither did, or in a shell of SLURM.
 
         Raises:
-            SicError: if the environment's numbers do not fit each other.
+            SicError: if the environment's numbers are not whole, or do not fit each other.
         """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        if "RANK" not in os.environ and "SLURM_STEP_ID" in os.environ:
-            names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-        values = [os.environ.get(name, default) for name, default in zip(names, "010", strict=True)]
+        if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
+            # SLURM_NTASKS may be what the whole job was granted.
+            sizes = [n for n in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") if n in os.environ]
+            if not sizes or not _in_slurm_step():
+                return cls()
+            names = ("SLURM_PROCID", sizes[0], "SLURM_LOCALID")
+        values = [os.environ.get(name, "") for name in names]
         try:
-            rank, size, local_rank = map(int, values)
+            # Whoever sets the variables by hand may leave out the place on this machine.
+            rank, size, local_rank = int(values[0]), int(values[1]), int(values[2] or 0)
         except ValueError:
             rank, size, local_rank = -1, 0, 0
         if not 0 <= rank < size or local_rank < 0:
-            told = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-            raise SicError(f"the environment's {told} do not fit; unset them or use torchrun")
+            told = ", ".join(
+                f"{name}={value}" if value else f"no {name}"
+                for name, value in zip(names, values, strict=True)
+            )
+            raise SicError(
+                f"the environment has {told}, which do not fit; unset them or use torchrun"
+            )
         return cls(rank, size, local_rank)
 
 
@@ -87,6 +100,33 @@ def device(
     if worker is None:
         return torch.device("cuda")
     return torch.device("cuda", worker.local_rank % torch.cuda.device_count())
+
+
+def _in_slurm_step() -> bool:
+    """Whether srun started this process as one of several; a shell that it opened is alone."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < _RESERVED_STEPS and "SLURM_PTY_PORT" not in os.environ
+
+
+@contextmanager
+def threads(channels: int) -> Iterator[None]:
+    """Let a codec have as many threads of PyTorch as it gains from (docs/speed.md).
+
+    A small codec gets one: its operations are too short to be shared out, and on a busy machine
+    each waits for the slower thread.  A person's own OMP_NUM_THREADS holds.
+
+    Args:
+        channels: N of the codec.
+    """
+    import torch  # whoever only shares work among processes does without
+
+    before = torch.get_num_threads()
+    if channels < _SHARED_FROM and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def complete(

@@ -7,6 +7,7 @@ takes minutes, and is run once.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from itertools import repeat
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -179,6 +181,44 @@ def step(codec: TCM, total: Tensor) -> None:
     total.backward()
 
 
+# ---- threads ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("work", ["encode", "step"])
+@pytest.mark.parametrize("size", [SMALL, PUBLISHED])
+@pytest.mark.parametrize(
+    ("count", "policy"), [(1, "PASSIVE"), (2, "PASSIVE"), (2, "ACTIVE")], ids=str
+)
+def test_threads(benchmark, size, work, count, policy, capsys):
+    """Wall-clock seconds in a process of its own: what a second thread gains on an idle machine,
+    and what threads that spin while they wait cost on one that others use."""
+    benchmark.group = f"threads, {work}, {size}, load {os.getloadavg()[0]:.0f}"
+    environment = {"OMP_NUM_THREADS": str(count), "OMP_WAIT_POLICY": policy}
+    call = f"import bench; bench.median_of({work!r}, {size!r})"
+    answer = benchmark.pedantic(program, args=("-c", call), kwargs=environment, rounds=1)
+    benchmark.extra_info.update(json.loads(answer.splitlines()[-1]))
+    with capsys.disabled():
+        print(f"\n{work}, {size}, {count} {policy}, {benchmark.group}: {benchmark.extra_info}")
+
+
+def median_of(work: str, size: str) -> None:
+    """Prints the medians of wall-clock and processor seconds of a 512×512 encode or a step."""
+    codec, x, picture = TCM(**widths(size)).train(), batch(*STEPS[size]), photo(512, 512)
+    stream = our_stream(size)
+    run = {
+        "encode": lambda: stream.encode(picture),
+        "step": lambda: step(codec, _human_loss(codec, x, LAMBDA).total),
+    }[work]
+    run()
+    taken = []
+    for _ in range(5 if size == SMALL else 1):
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        taken.append((time.perf_counter() - wall, time.process_time() - cpu))
+    wall, cpu = (round(median(column), 2) for column in zip(*taken, strict=True))
+    print(json.dumps({"wall_s": wall, "cpu_s": cpu}))
+
+
 # ---- memory ----------------------------------------------------------------------------------
 
 
@@ -279,7 +319,7 @@ def training_step(codec: TCM, x: Tensor, precision: str, compiled: bool) -> Call
 STARTS = {
     "import torch": ("-c", "import torch"),
     "import compressai": ("-c", "import compressai, compressai.models"),
-    "a training stage": ("-c", "from sic import stages"),
+    "a training stage": ("-c", "from sic.training import jobs"),
     "sic info": ("-m", "sic", "info", "-h"),
 }
 
@@ -307,8 +347,14 @@ def test_mask(benchmark):
     benchmark.pedantic(mask, rounds=3, warmup_rounds=1)
 
 
-def program(*words: str) -> str:
+def program(*words: str, **environment: str) -> str:
     """What a Python started anew prints."""
-    command = [sys.executable, *words]
-    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT / "tests",
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout

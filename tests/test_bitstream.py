@@ -172,6 +172,34 @@ def test_another_process_with_other_threads_and_instructions_reads_it(tmp_path, 
     assert run.stdout.split() == [layer.latent.digest().hex() for layer in layers]
 
 
+def test_more_processors_change_no_byte(fusion, encoding, two_threads):
+    """A small codec has one thread wherever it runs (sic.work.threads)."""
+    again = fusion.encode_layers(PHOTO)
+    assert again.stream == encoding.stream
+    pictures = [fusion.decode(again.stream, layer) for layer in ("machine", "human")]
+    torch.set_num_threads(1)
+    for picture, layer in zip(pictures, ("machine", "human"), strict=True):
+        np.testing.assert_array_equal(picture, fusion.decode(encoding.stream, layer))
+
+
+def test_two_threads_read_what_one_wrote_and_the_reverse(
+    fusion, encoding, two_threads, monkeypatch
+):
+    """Where a person asks for two, or the codec is large: other roundings, the same latents."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert_same(fusion.decode_latents(encoding.stream, "human"), both(encoding))
+    other, picture = fusion.encode_layers(PHOTO), fusion.decode(encoding.stream, "human")
+    assert "2 threads" in str(read_layers(other.stream)[0].platform)
+    torch.set_num_threads(1)
+    assert_same(fusion.decode_latents(other.stream, "human"), both(other))
+    difference = picture.astype(int) - fusion.decode(encoding.stream, "human")
+    assert np.abs(difference).max() <= 1, "a value beside the half of a level"
+
+
+def both(encoding):
+    return [encoding.base, encoding.enhancement]
+
+
 @pytest.mark.parametrize("name", ["fusion", "difference"])
 def test_streams_of_earlier_days_are_read(name):
     """Files written when version 1 was made; should this fail, the version must change."""
@@ -322,8 +350,8 @@ def test_an_enhancement_trained_on_another_base_is_refused(tmp_path):
 
 
 def test_an_enhancement_is_no_base(tmp_path):
-    with pytest.raises(SicError, match="AdditionalCodec is no base"):
+    with pytest.raises(SicError, match="an additional codec is no base"):
         ScalableCodec(additional(2))
     weights.save(tmp_path / "base", base(), {})
-    with pytest.raises(SicError, match="TCM, no enhancement"):
+    with pytest.raises(SicError, match="holds a TCM, no enhancement"):
         ScalableCodec.load(tmp_path / "base", tmp_path / "base")

@@ -380,6 +380,7 @@ def test_programs_see_this_environment_and_no_other(
     seen = study.own_environment()
     assert "/elsewhere" not in seen.values()
     assert seen["VIRTUAL_ENV"] == str(study.VENV)
+    assert seen["OMP_WAIT_POLICY"] == os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
     for name in ("python", "dvc", "papermill", "jupyter"):
         assert shutil.which(name, path=seen["PATH"]) == str(study.BIN / name)
 

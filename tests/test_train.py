@@ -331,15 +331,52 @@ def test_mixed_precision_keeps_symbols_and_probabilities_in_float32(photos: list
 # ---- several processes ----
 
 
-def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
+def test_more_processors_change_no_weight(
+    photos: list[Photo], tmp_path: Path, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small codec has one thread, unless a person asks for two: then it is equal to rounding."""
+    loss, histories, found = objectives.human_loss(0.01), [], []
+    for name, count, own in (("one", 1, None), ("two", 2, None), ("asked", 2, "2")):
+        if own:
+            monkeypatch.setenv("OMP_NUM_THREADS", own)
+        torch.set_num_threads(count)
+        codec = a_codec()
+        histories.append(loop.train(codec, loss, a_run(photos, steps=3), tmp_path / name))
+        found.append(weights.fingerprint(codec))
+    assert found[0] == found[1]
+    pd.testing.assert_frame_equal(histories[0], histories[1], check_exact=True)
+    pd.testing.assert_frame_equal(histories[0], histories[2], rtol=1e-5)
+
+
+SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_ID": "421"}
+
+
+def start_together(by: str, script: list[str], environment: dict[str, str]) -> None:
+    """Two processes, started by torchrun or as srun does, in a batch job with a name."""
+    if by == "torchrun":
+        how = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+        commands = [([sys.executable, *how, *script], environment)]
+    else:
+        slurm = environment | SRUN | {"SLURM_JOB_NAME": "train", "SLURM_NODELIST": "localhost"}
+        places = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+        commands = [([sys.executable, *script], slurm | place) for place in places]
+    processes = [
+        subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True)
+        for words, env in commands
+    ]
+    for process in processes:
+        error = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, error[-2000:]
+
+
+@pytest.mark.parametrize("by", ["torchrun", "srun"])
+def test_two_processes_compute_what_one_does(tmp_path: Path, by: str) -> None:
     """The same global batch, so the same losses and weights, to rounding."""
     script = Path(__file__).with_name("distributed.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     one = [sys.executable, str(script), str(tmp_path / "one")]
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    for command in (one, [*two, str(script), str(tmp_path / "two")]):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
+    subprocess.run(one, env=environment, check=True, timeout=300)
+    start_together(by, [str(script), str(tmp_path / "two")], environment)
     alone, together = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
     pd.testing.assert_frame_equal(alone, together, rtol=1e-6)
     first, second = (weights.load(tmp_path / n / "codec.safetensors") for n in ("one", "two"))
@@ -356,33 +393,77 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
         loop.fabric(SETTINGS, CPU)
 
 
-@pytest.mark.parametrize("tasks", ["1", "8"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"NTASKS": "1"},
+        {"NTASKS": "8"},  # a batch script, or a shell of `salloc`, without srun before the command
+        {"NTASKS": "8", "STEP_ID": "4294967290", "JOB_NAME": "interactive"},  # salloc's own step
+        {"NTASKS": "8", "STEP_ID": "0", "PTY_PORT": "40000"},  # srun --pty bash
+        {"NTASKS": "8", "STEP_ID": "0", "STEP_NUM_TASKS": "1"},  # srun --ntasks=1 in a larger job
+    ],
+)
 def test_a_process_alone_in_a_slurm_job_is_alone(
-    monkeypatch: pytest.MonkeyPatch, tasks: str
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, str]
 ) -> None:
-    """As in a batch script, or a shell of `salloc`, without srun before the command."""
-    slurm = {"JOB_ID": "3", "JOB_NAME": "study", "NTASKS": tasks, "NNODES": "2", "PROCID": "0"}
-    for name, value in slurm.items():
+    slurm = {"JOB_ID": "3", "JOB_NAME": "study", "NNODES": "2", "PROCID": "0", "LOCALID": "0"}
+    for name, value in (slurm | more).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     joined = loop.fabric(SETTINGS, CPU)
     assert (joined.world_size, joined.global_rank) == (1, 0)
 
 
-def test_the_processes_of_a_slurm_step_are_counted_by_its_own_machines(
+def test_one_of_several_in_slurm_is_told_both_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SicError, match=r"alone, start it with `srun --ntasks=1`.*multiple of 2"):
+        loop.fabric(SETTINGS)
+
+
+def test_the_processes_of_a_slurm_step_meet_on_its_own_machines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    slurm = {"STEP_ID": "0", "NTASKS": "8", "PROCID": "5", "LOCALID": "1"}
-    slurm |= {"NNODES": "4", "STEP_NUM_NODES": "2"}  # a job of four machines, a step on two
-    for name, value in slurm.items():
+    slurm = {"STEP_ID": "1", "NTASKS": "8", "PROCID": "5", "LOCALID": "1", "JOB_ID": "1234567"}
+    slurm |= {"NNODES": "4", "NODELIST": "a[1-4]"}  # a job of four machines, a step on two
+    step = {"STEP_NUM_NODES": "2", "STEP_NODELIST": "a[3-4]"}
+    for name, value in (slurm | step).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert loop._layout(Worker.from_environment()) == (2, 4)
-    monkeypatch.delenv("SLURM_STEP_NUM_NODES")
-    assert loop._layout(Worker.from_environment()) == (4, 2)
+    places = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    places |= {"MASTER_ADDR": "a3", "MASTER_PORT": "14568"}
+    assert loop._places(Worker.from_environment()) == places
+    for name in step:
+        monkeypatch.delenv(f"SLURM_{name}")
+    places |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a1"}
+    assert loop._places(Worker.from_environment()) == places
+    monkeypatch.setenv("SLURM_NNODES", "3")
+    with pytest.raises(SicError, match=r"cannot train together with 2\.66667 on each"):
+        loop._places(Worker.from_environment())
 
 
-def test_torchrun_says_how_many_processes_a_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, None),
+        ({"MASTER_ADDR": None}, "the environment has no MASTER_ADDR; start them with torchrun"),
+        ({"LOCAL_RANK": None, "MASTER_PORT": None}, "no LOCAL_RANK, MASTER_PORT"),
+        ({"LOCAL_WORLD_SIZE": None}, "no LOCAL_WORLD_SIZE"),
+        ({"LOCAL_WORLD_SIZE": "3"}, "8 processes cannot train together with 3 on each machine"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "with 0 on each"),
+        ({"LOCAL_WORLD_SIZE": "two"}, "with two on each"),
+    ],
+)
+def test_half_of_torchrun_s_variables_are_refused(
+    change: dict[str, str | None], line: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torchrun = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    for name, value in torchrun.items():
-        monkeypatch.setenv(name, value)
+    torchrun |= {"MASTER_ADDR": "here", "MASTER_PORT": "1"}
+    for name, value in (torchrun | change).items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_NNODES", "1")
-    assert loop._layout(Worker.from_environment()) == (4, 2)
+    if line is None:
+        assert loop._places(Worker.from_environment()) == torchrun
+    else:
+        with pytest.raises(SicError, match=line):
+            loop._places(Worker.from_environment())

@@ -19,7 +19,7 @@ from torch import Tensor
 from sic.codec.fusion import AdditionalCodec, DifferenceCodec
 from sic.codec.tcm import TCM, Widths
 from sic.errors import SicError
-from sic.files import read_tensors, write_bytes
+from sic.files import need_weights, read_tensors, write_bytes
 
 #: Kinds of codec by the name that stands in a checkpoint.
 KINDS: dict[str, type[TCM]] = {
@@ -27,6 +27,8 @@ KINDS: dict[str, type[TCM]] = {
     "additional": AdditionalCodec,
     "difference": DifferenceCodec,
 }
+
+_LABELS = {"tcm": "a TCM", "additional": "an additional codec", "difference": "a difference codec"}
 
 #: The entry of a safetensors file's metadata that makes it a checkpoint of ours.
 METADATA = "sic"
@@ -42,6 +44,11 @@ def settings(codec: TCM) -> dict[str, Any]:
     if isinstance(codec, AdditionalCodec):
         sizes = {"m": codec.m, "N": codec.N, "M": codec.base_M, "num_slices": codec.base_slices}
     return {"kind": kind, **sizes, "widths": asdict(codec.widths)}
+
+
+def label(codec: TCM) -> str:
+    """What a codec is, for people, with its article."""
+    return _LABELS[settings(codec)["kind"]]
 
 
 def build(settings: Mapping[str, Any]) -> TCM:
@@ -99,14 +106,10 @@ def metadata(path: Path) -> dict[str, Any]:
     Raises:
         SicError: if the file is missing, or is not a checkpoint of ours.
     """
+    need_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
             found = file.metadata() or {}
-    except FileNotFoundError:
-        raise SicError(
-            f"no checkpoint {path}; train it with `dvc repro`, or make it from published weights "
-            "with `python -m sic import-weights`"
-        ) from None
     except (SafetensorError, OSError) as error:
         raise SicError(f"{path} is not a whole safetensors file ({error}); make it again") from None
     if METADATA not in found:
@@ -116,6 +119,15 @@ def metadata(path: Path) -> dict[str, Any]:
         )
     about: dict[str, Any] = json.loads(found[METADATA])
     return about
+
+
+def is_from(path: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether a file is a checkpoint of ours with just this origin."""
+    try:
+        found: bool = metadata(path)["origin"] == origin
+    except SicError:
+        return False
+    return found
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> TCM:
@@ -179,8 +191,8 @@ def _load_tensors(codec: TCM, tensors: Mapping[str, Tensor], path: Path) -> None
     for key, tensor in wanted.items():
         if key not in given:
             raise SicError(
-                f"{path}: key {key} {tuple(tensor.shape)} is missing; the file is not of a "
-                f"{type(codec).__name__} with {sizes}{_cause(codec, given)}"
+                f"{path}: key {key} {tuple(tensor.shape)} is missing; the file is not of "
+                f"{label(codec)} with {sizes}{_cause(codec, given)}"
             )
         if given[key].shape != tensor.shape:
             raise SicError(
@@ -190,7 +202,7 @@ def _load_tensors(codec: TCM, tensors: Mapping[str, Tensor], path: Path) -> None
     for key in given:
         if key not in wanted:
             raise SicError(
-                f"{path}: unexpected key {key}; the file is not of a {type(codec).__name__} with "
+                f"{path}: unexpected key {key}; the file is not of {label(codec)} with "
                 f"{sizes}{_cause(codec, given)}"
             )
     codec.load_state_dict(dict(given), strict=False)

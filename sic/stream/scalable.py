@@ -31,6 +31,7 @@ from sic.stream.container import (
     read_layers,
 )
 from sic.stream.latent import Bits, Latent, LatentCoder
+from sic.work import threads
 
 Reader = Literal["machine", "human"]
 T = TypeVar("T")
@@ -118,7 +119,7 @@ class ScalableCodec:
         enhancement = weights.load(Path(enhancement_path), device)
         if not isinstance(enhancement, AdditionalCodec | DifferenceCodec):
             raise SicError(
-                f"{enhancement_path} holds a {type(enhancement).__name__}, no enhancement; give "
+                f"{enhancement_path} holds {weights.label(enhancement)}, no enhancement; give "
                 "the checkpoint of an additional or a difference codec"
             )
         return cls(base, enhancement)
@@ -152,9 +153,9 @@ class ScalableCodec:
         """
         for image in pictures:
             _check_picture(image)
-        return _by_size(
-            [images.padded(*image.shape[:2]) for image in pictures], pictures, self._encode
-        )
+        sizes = [images.padded(*image.shape[:2]) for image in pictures]
+        with threads(self.base.codec.N):
+            return _by_size(sizes, pictures, self._encode)
 
     def _encode(self, pictures: list[Pixels]) -> list[Encoding]:
         """Of pictures that have one size when padded."""
@@ -189,7 +190,8 @@ class ScalableCodec:
         """As :meth:`decode` of each stream; g_s takes those of one padded size as one batch."""
         records = [self._layers(stream, layer) for stream in streams]
         sizes = [images.padded(layers[0].height, layers[0].width) for layers in records]
-        return _by_size(sizes, records, lambda same: self._decode(same, layer))
+        with threads(self.base.codec.N):
+            return _by_size(sizes, records, lambda same: self._decode(same, layer))
 
     def _decode(self, records: list[list[Layer]], layer: Reader) -> list[Pixels]:
         """Of streams whose pictures have one size when padded."""
@@ -208,7 +210,9 @@ class ScalableCodec:
 
         Args, raises: as :meth:`decode`.
         """
-        return self._read(self._layers(stream, layer))
+        layers = self._layers(stream, layer)
+        with threads(self.base.codec.N):
+            return self._read(layers)
 
     def _layers(self, stream: bytes, layer: Reader) -> list[Layer]:
         """The records that are needed, checked for what they are before anything is decoded."""
@@ -345,7 +349,7 @@ def _check_picture(image: Pixels) -> None:
 
 def _check_fit(base: TCM, enhancement: AdditionalCodec | DifferenceCodec | None) -> None:
     if type(base) is not TCM:
-        raise SicError(f"a {type(base).__name__} is no base; give the weights of SA-ICM or a LIC")
+        raise SicError(f"{weights.label(base)} is no base; give the weights of SA-ICM or a LIC")
     if isinstance(enhancement, AdditionalCodec):
         needs, has = (enhancement.base_M, enhancement.base_slices), (base.M, base.num_slices)
         if needs != has:

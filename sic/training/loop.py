@@ -34,7 +34,7 @@ from sic.data import crops
 from sic.data.crops import Crop, Crops
 from sic.errors import SicError
 from sic.training.run import Run, State
-from sic.work import Worker
+from sic.work import Worker, threads
 
 if TYPE_CHECKING:  # importing it takes as long as PyTorch and all else together
     from lightning_fabric import Fabric
@@ -49,44 +49,78 @@ def fabric(settings: params.Train, on: torch.device) -> "Fabric":
         on: the kind of device to train on, as of :func:`sic.work.device`.
 
     Raises:
-        SicError: if the batch cannot be shared evenly, or the device is not there.
+        SicError: if the batch cannot be shared evenly, the device is not there, or the environment
+            does not say where the other processes are.
     """
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
     worker = Worker.from_environment()
     if settings.accumulate % worker.size:
-        raise SicError(
-            f"train.accumulate is {settings.accumulate}, which {worker.size} processes cannot "
-            "share evenly; set it to a multiple in params.yaml (the codec does not depend on how "
-            "many processes compute it)"
-        )
+        raise SicError(_cannot_share(settings.accumulate, worker.size))
     if settings.precision == "bf16-mixed" and on.type == "cuda" and not _has_bfloat16():
         raise SicError("this GPU has no bfloat16; set train.precision to float32 in params.yaml")
-    nodes, local = _layout(worker)
+    local = 1
+    if worker.size > 1:
+        os.environ.update(_places(worker))
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
     joined = Fabric(
         accelerator=on.type,
         devices=local,
-        num_nodes=nodes,
+        num_nodes=worker.size // local,
         strategy="ddp" if worker.size > 1 else "auto",
         precision="bf16-mixed" if settings.precision == "bf16-mixed" else "32-true",
-        # Inside of a SLURM job Fabric would take a process on its own for one of the job's tasks.
-        plugins=LightningEnvironment() if worker.size == 1 else None,
+        # Fabric's own guess goes by the job's name, and takes a process on its own inside of a
+        # SLURM job for one of the job's tasks.
+        plugins=TorchElasticEnvironment() if worker.size > 1 else LightningEnvironment(),
     )
     joined.launch()
     return joined
 
 
-def _layout(worker: Worker) -> tuple[int, int]:
-    """On how many machines this process and its like run, and how many of them on each."""
-    if worker.size == 1:
-        return 1, 1
-    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
-        local = int(os.environ["LOCAL_WORLD_SIZE"])
-        return worker.size // local, local
-    # A step of a SLURM job may have fewer machines than the job.
-    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")))
-    return nodes, worker.size // nodes
+def _cannot_share(accumulate: int, processes: int) -> str:
+    """What to do if so many processes cannot share the parts of a batch."""
+    alone = ""
+    if "RANK" not in os.environ:
+        alone = "if this process is alone, start it with `srun --ntasks=1` or without srun; else "
+    return (
+        f"train.accumulate is {accumulate}, which {processes} processes cannot share evenly; "
+        f"{alone}set it to a multiple of {processes} in params.yaml (the codec does not depend on "
+        "how many processes compute it)"
+    )
+
+
+def _places(worker: Worker) -> dict[str, str]:
+    """The variables by which processes find each other, as torchrun sets them.
+
+    srun's processes meet on the step's first machine, at a port of the step's number.
+    """
+    here = dict(os.environ)
+    if "RANK" not in here:
+        from lightning_fabric.plugins.environments import SLURMEnvironment
+
+        # A step of a SLURM job may have fewer machines than the job.
+        nodes = here.get("SLURM_STEP_NUM_NODES", here.get("SLURM_NNODES", "1"))
+        machines = here.get("SLURM_STEP_NODELIST", here.get("SLURM_NODELIST", "127.0.0.1"))
+        port = int(here.get("SLURM_JOB_ID", 0)) + int(here["SLURM_STEP_ID"])
+        here.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(machines))
+        here.setdefault("MASTER_PORT", str(10000 + port % 10000))
+        here |= {"RANK": str(worker.rank), "WORLD_SIZE": str(worker.size)}
+        here |= {"LOCAL_RANK": str(worker.local_rank)}
+        here["LOCAL_WORLD_SIZE"] = f"{worker.size / int(nodes):g}"
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in names if name not in here]:
+        raise SicError(
+            f"{worker.size} processes are to train together, and the environment has no "
+            f"{', '.join(missing)}; start them with torchrun"
+        )
+    local = here["LOCAL_WORLD_SIZE"]
+    if not local.isdecimal() or int(local) < 1 or worker.size % int(local):
+        raise SicError(
+            f"{worker.size} processes cannot train together with {local} on each machine; start "
+            "as many on every machine"
+        )
+    return {name: here[name] for name in names}
 
 
 def _has_bfloat16() -> bool:
@@ -128,7 +162,7 @@ def train(
     # One process holds the run for all that train it together.
     alone = FileLock(here.with_suffix(".lock"), timeout=0) if joined.is_global_zero else None
     try:
-        with alone or nullcontext():
+        with alone or nullcontext(), threads(codec.N):
             return _train(codec, step_loss, run, here, show, joined)
     except Timeout:
         raise SicError(
