@@ -1,6 +1,8 @@
 """What each stage trains: where it starts, what it depends on, and what it leaves."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -66,12 +68,25 @@ def test_an_additional_codec_starts_from_the_first_m_slices(m: int, start: TCM) 
             assert torch.equal(*latents)
 
 
-def test_a_start_of_another_size_is_refused(start: TCM) -> None:
-    wide = {**SIZES, "N": 16}
-    with pytest.raises(SicError, match=r"start.safetensors has the sizes .*'N': 8.*'N': 16"):
-        made(lambda: TCM(**wide), stage("start.safetensors"), 0)
-    with pytest.raises(SicError, match=r"start.safetensors: an additional codec can start only"):
-        made(lambda: AdditionalCodec(2, **wide), stage("start.safetensors"), 0)
+@pytest.mark.parametrize("kind", [TCM, DifferenceCodec, partial(AdditionalCodec, 2)])
+def test_a_start_of_another_size_says_what_differs_and_what_to_do(
+    kind: Callable[..., TCM], start: TCM
+) -> None:
+    with pytest.raises(SicError) as error:
+        made(lambda: kind(**{**SIZES, "N": 16}), stage("start.safetensors"), 0)
+    assert str(error.value) == (
+        "params.yaml has codec.N: 16, but start.safetensors was trained with N 8; set "
+        "`init: data/weights/scratch` there to begin with new weights, or the sizes back"
+    )
+    wider = replace(SIZES["widths"], head_dims=(8, 8, 8))
+    with pytest.raises(SicError, match=r"has codec.M: 45, codec.head_dims: \(8, 8, 8\), but"):
+        made(lambda: kind(**{**SIZES, "M": 45, "widths": wider}), stage("start.safetensors"), 0)
+
+
+def test_a_base_cannot_start_from_an_additional_codec(start: TCM) -> None:
+    weights.save(Path("m5.safetensors"), AdditionalCodec(5, **SIZES), {})
+    with pytest.raises(SicError, match=r"m5.safetensors holds an additional codec, from which"):
+        made(lambda: TCM(**SIZES), stage("m5.safetensors"), 0)
 
 
 def test_a_folder_gives_each_item_its_own_start(start: TCM, tmp_path: Path) -> None:

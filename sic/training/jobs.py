@@ -158,19 +158,29 @@ def _of_item(folder: Path, item: str) -> Path:
 
 
 def _take(codec: TCM, start: TCM, path: Path) -> None:
+    wanted, found = _sizes(codec), _sizes(start)
+    if differing := [key for key in wanted if wanted[key] != found[key]]:
+        here = ", ".join(f"codec.{key}: {wanted[key]}" for key in differing)
+        there = ", ".join(f"{key} {found[key]}" for key in differing)
+        raise SicError(
+            f"params.yaml has {here}, but {path} was trained with {there}; set "
+            f"`init: data/weights/{SCRATCH}` there to begin with new weights, or the sizes back"
+        )
     if isinstance(codec, AdditionalCodec):
         try:
             codec.start_from(start)
         except ValueError as error:
-            raise SicError(f"{path}: {error}; change `codec` in params.yaml or `init`") from None
-        return
-    about, wanted = ({**weights.settings(c), "kind": ""} for c in (start, codec))
-    if about != wanted:
-        raise SicError(
-            f"{path} has the sizes {about}, but the stage needs {wanted}; change `codec` in "
-            "params.yaml or `init`"
-        )
-    codec.load_state_dict(start.state_dict())
+            raise SicError(f"{path}: {error}; name another file in `init`") from None
+    elif isinstance(start, AdditionalCodec):
+        raise SicError(f"{path} holds {weights.label(start)}, from which only its like can start")
+    else:
+        codec.load_state_dict(start.state_dict())
+
+
+def _sizes(codec: TCM) -> dict[str, Any]:
+    """A codec's sizes, of an additional one its base's, under their names in params.yaml."""
+    found = weights.settings(codec)
+    return {key: found[key] for key in ("N", "M", "num_slices")} | found["widths"]
 
 
 def widths(settings: params.Codec) -> dict[str, Any]:
