@@ -6,6 +6,7 @@ inside the latter.  Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong
 
 import argparse
 import os
+import re
 import signal
 import sys
 import warnings
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sic import work
 from sic.errors import SicError, exit_on_error
+from sic.files import need_weights
 from sic.stream import files as stream_files
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def add_encode(commands: Commands) -> None:
 
 def run_encode(arguments: argparse.Namespace) -> None:
     """Code one picture or a folder of them."""
-    from sic.data.sets import SUFFIXES
+    from sic.images import SUFFIXES
 
     jobs = stream_files.pair(arguments.source, arguments.output, SUFFIXES, stream_files.SUFFIX)
     if arguments.split and arguments.enhancement is None:
@@ -126,11 +128,13 @@ def add_import_weights(commands: Commands) -> None:
 
 def run_import_weights(arguments: argparse.Namespace) -> None:
     """Check a published checkpoint against the codec it should be, and write it in our format."""
+    if (arguments.role == "additional") != (arguments.m is not None):
+        raise SicError("--m goes with --as additional, and is needed there: the number of slices")
+    if not arguments.source.is_file():
+        raise SicError(f"no file {arguments.source}; give the path of the published checkpoint")
     from sic.codec import weights
     from sic.files import sha256
 
-    if (arguments.role == "additional") != (arguments.m is not None):
-        raise SicError("--m goes with --as additional, and is needed there: the number of slices")
     sizes = {"N": arguments.N, "M": arguments.M, "num_slices": arguments.num_slices}
     sizes |= {} if arguments.m is None else {"m": arguments.m}
     kind = {"base": "tcm", "lic": "tcm"}.get(arguments.role, arguments.role)
@@ -138,12 +142,16 @@ def run_import_weights(arguments: argparse.Namespace) -> None:
         codec = weights.KINDS[kind](**sizes)
     except ValueError as error:
         raise SicError(f"no codec has these sizes: {error}") from None
-    weights.import_published(arguments.source, codec)
-    name = arguments.source.name.split(".")[0]
+    # Of the name only what tells the format goes: published names have dots in numbers too.
+    name = re.sub(r"(?i)(?<=.)(\.(pth|pt|tar|ckpt|safetensors))+$", "", arguments.source.name)
     output = arguments.output or Path("data/weights") / f"{name}.safetensors"
     origin = {"imported": arguments.source.name, "sha256": sha256(arguments.source)}
-    weights.save(output, codec, {**origin, "as": arguments.role})
-    print(f"{output}: {type(codec).__name__}, {weights.settings(codec)}")
+    origin["as"] = arguments.role
+    if output.exists() and not weights.is_from(output, origin):
+        raise SicError(f"{output} is there already, with other weights; name another with -o")
+    weights.import_published(arguments.source, codec)
+    weights.save(output, codec, origin)
+    print(f"{output}: {weights.label(codec)}, {weights.settings(codec)}")
 
 
 def add_segment(commands: Commands) -> None:
@@ -257,6 +265,8 @@ def _count(word: str) -> int:
 
 
 def _codec(arguments: argparse.Namespace) -> "ScalableCodec":
+    for path in filter(None, (arguments.base, arguments.enhancement)):
+        need_weights(path)
     from sic.stream.scalable import ScalableCodec
 
     device = work.device(arguments.device, "--device")

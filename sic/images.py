@@ -27,6 +27,8 @@ MAX_SIDE = 2**16 - 1
 
 # Tags of TIFF and EXIF.
 _BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES, _FORMAT = 0x0102, 0x0106, 0x0112, 0x011C, 0x0153
+#: Endings of the files that are taken for pictures in a folder.
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".avif"}
 #: Pillow's raw modes of colour with 16 bits a channel, of which it keeps the upper 8 only.  BGR;16
 #: has 16 bits in all; what is multiplied by alpha (RGBa;16) stays as Pillow divides it.
 _WIDE = re.compile(r"(RGB|RGBX|RGBA|LA);16[BLN]")

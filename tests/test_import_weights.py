@@ -30,7 +30,7 @@ def test_a_published_base_gives_the_same_numbers(
     codec = fill(TCM(**SIZES).eval(), "icm")
     published(codec, Path("icm.pth.tar"))
     main(["import-weights", "icm.pth.tar", "--as", "base", *WORDS])
-    assert "data/weights/icm.safetensors: TCM" in capsys.readouterr().out
+    assert "data/weights/icm.safetensors: a TCM" in capsys.readouterr().out
     imported = weights.load(Path("data/weights/icm.safetensors"))
     x = astronaut(128, 128).float()
     with torch.inference_mode():
@@ -41,6 +41,49 @@ def test_a_published_base_gives_the_same_numbers(
         "sha256": sha256(Path("icm.pth.tar")),
         "as": "base",
     }
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("0.0025checkpoint_best.pth.tar", "0.0025checkpoint_best"),
+        ("0.05checkpoint_best.pth.tar", "0.05checkpoint_best"),
+        ("icm.v2.pth", "icm.v2"),
+        ("icm.pt", "icm"),
+        ("icm.TAR", "icm"),
+        ("icm.tar.pth", "icm"),
+        ("icm", "icm"),
+        ("icm.2024-05", "icm.2024-05"),
+    ],
+)
+def test_a_name_loses_what_tells_the_format_and_no_more(
+    source: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "import_published", lambda *_: None)
+    Path(source).touch()
+    main(["import-weights", source, "--as", "base", *WORDS])
+    assert [file.name for file in Path("data/weights").iterdir()] == [f"{name}.safetensors"]
+
+
+def test_other_weights_of_the_same_name_are_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, seed in (("one", "icm"), ("two", "ica2")):
+        Path(folder).mkdir()
+        published(fill(TCM(**SIZES), seed), Path(folder, "icm.pth.tar"))
+    main(["import-weights", "one/icm.pth.tar", "--as", "base", *WORDS])
+    out = Path("data/weights/icm.safetensors")
+    written = out.read_bytes()
+    for words in (["two/icm.pth.tar", "--as", "base"], ["one/icm.pth.tar", "--as", "lic"]):
+        for more in ([], ["-o", str(out)]):
+            with pytest.raises(SystemExit, match=r"icm.safetensors is there already.*name another"):
+                main(["import-weights", *words, *WORDS, *more])
+    main(["import-weights", "one/icm.pth.tar", "--as", "base", *WORDS])
+    assert out.read_bytes() == written, "the same import again is no harm"
+    main(["import-weights", "two/icm.pth.tar", "--as", "base", *WORDS, "-o", "data/b.safetensors"])
+    assert Path("data/b.safetensors").is_file()
 
 
 def test_a_published_additional_codec_is_imported_with_its_m(tmp_path: Path) -> None:

@@ -61,7 +61,11 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
 def test_encode_decode_and_info(folder, capsys):
     weights_ = "--base B --enhancement E --device cpu"
     assert run(f"encode photo.png -o photo.sic {weights_}") == 0
+    size = (folder / "photo.sic").stat().st_size
+    line = rf"{size:,} bytes, {8 * size / 3500:.4f} bpp, \d+\.\d\d s\n"
+    assert re.fullmatch(f"photo.sic: {line}", capsys.readouterr().out)
     assert run(f"decode photo.sic -o human.png {weights_}") == 0
+    assert re.fullmatch(f"human.png: {line}", capsys.readouterr().out)
     assert run(f"decode photo.sic -o machine.png --layer machine {weights_}") == 0
     assert run("decode photo.sic -o base.png --base B") == 0
     codec = ScalableCodec(base(), additional(3))
@@ -84,6 +88,29 @@ def test_folders(folder, capsys):
     assert "2/2" in capsys.readouterr().err  # the progress bar
     assert run("info streams") == 0
     assert capsys.readouterr().out.count("pixels, RGB8") == 4
+
+
+def test_folders_without_what_is_asked_for_are_one_line(folder, capsys):
+    assert run("encode photos -o streams --base B --enhancement E --split") == 0
+    (folder / "streams/one.sic").unlink()
+    assert run("decode streams -o mixed --base B --enhancement E") == 1
+    said = capsys.readouterr()
+    assert "one.enhancement.sic is an enhancement alone; put its base, one.sic, beside" in said.err
+    assert "1 of 2 files failed; the others are done" in said.err
+    assert [file.name for file in (folder / "mixed").iterdir()] == ["two.png"]
+    (folder / "streams/two.sic").unlink()
+    (folder / "streams/two.enhancement.sic").unlink()
+    assert run("decode streams -o alone --base B --layer machine") == 1
+    assert capsys.readouterr().err == (
+        "sic: streams/one.enhancement.sic is an enhancement alone; put its base, one.sic, "
+        "beside it\n"
+    )
+    (folder / "empty").mkdir()
+    for words in ("encode empty -o x --base B", "decode photos -o x --base B", "info photos"):
+        assert run(words) == 1
+        assert "holds no file ending in ." in capsys.readouterr().err
+    assert not (folder / "alone").exists()
+    assert not (folder / "x").exists()
 
 
 def test_segment(tmp_path, capsys, monkeypatch):
@@ -148,8 +175,11 @@ def test_train_leaves_a_finished_run_for_the_stage(tmp_path, capsys, monkeypatch
     ("words", "message"),
     [
         ("encode none.png -o a.sic --base B", "cannot read none.png"),
-        ("encode photo.png -o a.sic --base none", "no checkpoint none"),
-        ("encode photo.png -o a.sic --base E", "AdditionalCodec is no base"),
+        ("encode photo.png -o a.sic --base none", "no checkpoint none; name a .safetensors file"),
+        ("encode photo.png -o a.sic --base B --enhancement none", "no checkpoint none; name a"),
+        ("encode photo.png -o a.sic --base photos", "photos is a folder; name a .safetensors"),
+        ("import-weights none.pth.tar --as base", "no file none.pth.tar; give the path"),
+        ("encode photo.png -o a.sic --base E", "an additional codec is no base"),
         ("encode photo.png -o a.jpg --base B", "a.jpg should end in .sic"),
         ("encode photo.png -o a.sic --base B --split", "--split needs an --enhancement"),
         ("encode photo.png -o B/a.sic --base B", "cannot write B/a.sic"),
@@ -192,6 +222,30 @@ def test_stopping_is_exit_code_130_and_leaves_nothing(folder, capsys, monkeypatc
     assert not (folder / "a.sic").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "encode photo.png -o a.sic --base none",
+        "encode none.png -o a.sic --base B",
+        "encode photo.png -o a.jpg --base B",
+        "decode photo.sic -o a.png --base B --layer human",
+        "import-weights none.pth.tar --as base",
+        "--help",
+    ],
+)
+def test_what_is_missing_is_said_before_pytorch_is_imported(folder, words):
+    (folder / "photo.sic").touch()
+    program = (
+        "import sys; from sic.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert 'torch' not in sys.modules, 'late'"
+    )
+    command = [sys.executable, "-c", program, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "late" not in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == ((0, 0) if "--help" in words else (1, 1))
+
+
 def test_info_starts_without_pytorch(folder):
     run("encode photo.png -o photo.sic --base B")
     program = (
@@ -205,7 +259,7 @@ def test_info_starts_without_pytorch(folder):
 
 def test_a_stage_starts_without_what_takes_as_long_as_all_else():
     program = (
-        "import sys; from sic import stages; "
+        "import sys; from sic.training import jobs; "
         "print({'compressai', 'torch._dynamo', 'lightning_fabric'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

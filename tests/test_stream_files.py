@@ -1,6 +1,7 @@
 """Files and folders of streams: what is made from what, and what a failure leaves."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from sic import images
 from sic.errors import SicError, StreamError
 from sic.stream import files as stream_files
 from sic.stream.container import MAX_BYTES
-from sic.stream.files import Job, Sources
+from sic.stream.files import Coded, Job, Sources
 from sic.stream.scalable import ScalableCodec
 
 PNG = {".png"}
@@ -52,11 +53,27 @@ def test_only_pictures_in_sight_are_meant(tmp_path):
     assert [job.source.name for job in jobs] == ["b.png"]
 
 
-def test_second_files_are_not_decoded_on_their_own(tmp_path):
-    for name in ("a.sic", "a.enhancement.sic"):
+@pytest.mark.parametrize(
+    ("names", "sources"),
+    [
+        (("a.sic", "a.enhancement.sic"), ["a.sic"]),
+        # Alone it is a file that fails, not one that is passed over.
+        (("a.enhancement.sic",), ["a.enhancement.sic"]),
+        (("a.sic", "b.enhancement.sic"), ["a.sic", "b.enhancement.sic"]),
+    ],
+)
+def test_second_files_are_decoded_with_their_base(tmp_path, names, sources):
+    for name in names:
         (tmp_path / name).touch()
     jobs = stream_files.pair(tmp_path, tmp_path / "to", {".sic"}, ".png")
-    assert [job.source.name for job in jobs] == ["a.sic"]
+    assert [job.source.name for job in jobs] == sources
+
+
+def test_no_picture_takes_the_name_of_a_second_file(tmp_path):
+    for name in ("a.png", "a.enhancement.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(SicError, match=r"a\.enhancement\.png would become .*; rename it"):
+        stream_files.pair(tmp_path, tmp_path / "to", PNG, ".sic")
 
 
 def test_two_sources_of_one_target_are_refused(tmp_path):
@@ -69,7 +86,9 @@ def test_two_sources_of_one_target_are_refused(tmp_path):
 def test_targets_that_make_no_sense_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SicError, match=r"should end in \.sic"):
-        stream_files.pair(tmp_path / "a.png", tmp_path / "a.png", PNG, ".sic")
+        stream_files.pair(tmp_path / "file", tmp_path / "a.png", PNG, ".sic")
+    with pytest.raises(SicError, match=r"cannot read .*a\.png: there is no such file"):
+        stream_files.pair(tmp_path / "a.png", tmp_path / "a.sic", PNG, ".sic")
     with pytest.raises(SicError, match="is a folder and"):
         stream_files.pair(tmp_path, tmp_path / "file", PNG, ".sic")
     with pytest.raises(SicError, match=r"holds no file ending in \.png"):
@@ -235,18 +254,34 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 def test_one_failure_does_not_stop_the_others(tmp_path, capsys, batch):
     done = []
 
-    def work(jobs: list[Job]) -> None:
+    def work(jobs: list[Job]) -> list[Coded]:
         names = [job.source.name for job in jobs]
         if "bad" in names:
             raise SicError("bad is bad")
         done.extend(names)
+        return [Coded(job.source, 1000, 8000) for job in jobs]
 
     jobs = [Job(tmp_path / name, tmp_path) for name in ("a", "bad", "c")]
     with pytest.raises(SicError, match="1 of 3 files failed"):
         stream_files.each(jobs, work, "test", batch)
     assert done == ["a", "c"]
     written = capsys.readouterr()
-    assert (written.out, written.err.count("sic: bad is bad")) == ("", 1)
+    assert written.err.count("sic: bad is bad") == 1
+    lines = [re.sub(r"\d+\.\d\d s", "T s", line) for line in written.out.splitlines()]
+    assert lines == [
+        f"{tmp_path / 'a'}: 1,000 bytes, 1.0000 bpp, T s",
+        f"{tmp_path / 'c'}: 1,000 bytes, 1.0000 bpp, T s",
+        "2 files: 2,000 bytes, 1.0000 bpp, T s",
+    ]
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b")])
+def test_what_was_left_is_said(names, tmp_path, capsys):
+    jobs = [Job(tmp_path / name, tmp_path) for name in names]
+    stream_files.each(jobs, lambda _: [], "test", 1)
+    count = len(names)
+    said = f"{count} of {count} left as they are: written before of the same pictures\n"
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize("shape", [(6000, 6000), (1, 65536)])

@@ -417,7 +417,7 @@ def test_one_of_several_in_slurm_is_told_both_remedies(monkeypatch: pytest.Monke
     for name, value in (SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SicError, match=r"alone, start it with `srun --ntasks=1`.*multiple of 2"):
-        loop.fabric(SETTINGS)
+        loop.fabric(SETTINGS, CPU)
 
 
 def test_the_processes_of_a_slurm_step_meet_on_its_own_machines(

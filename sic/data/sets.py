@@ -120,8 +120,6 @@ def every_record(index: Index) -> list[ImageRecord]:
 # stage when the annotations change, always has a file to depend on.
 OWN_ANNOTATIONS = "data/annotations/coco"
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".avif"}
-
 # Photos in the packages themselves: nothing is fetched.  (The stereo pair is published as
 # `stereo_motorcycle`; drawings such as logo and phantom are no photos.)
 _BUNDLED = {
@@ -151,7 +149,7 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     if settings.source == "sample":
         pools = dict.fromkeys(SPLITS, _bundled())
     elif settings.source == "folder":
-        pools = dict.fromkeys(SPLITS, _listing(existing_root(settings), SUFFIXES))
+        pools = dict.fromkeys(SPLITS, _listing(existing_root(settings), images.SUFFIXES))
     else:
         pools = _coco_pools(settings, root)
     chosen = choose(pools, settings, seed)

@@ -4,6 +4,7 @@ A layer fetched later has a file of its own: `photo.sic` holds the base, `photo.
 beside it the enhancement.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from sic import progress
 from sic.errors import SicError, StreamError
 from sic.files import cannot_write, files_below, sha256, write_bytes
 from sic.images import bpp
-from sic.stream.container import MAX_BYTES, Layer, info, read_layers
+from sic.stream.container import MAX_BYTES, Layer, info, read_layer, read_layers
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and `info` does not need it
     from sic.stream.scalable import Reader, ScalableCodec
@@ -28,6 +29,15 @@ class Job:
 
     source: Path
     target: Path
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A picture that was coded or decoded: the file that was made, and what its stream takes."""
+
+    target: Path
+    bytes: int
+    pixels: int
 
 
 class Sources:
@@ -87,9 +97,12 @@ def pair(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Jo
         target: a file ending in ``suffix``, or the folder to write to.
 
     Raises:
-        SicError: if there is nothing to do, or two sources would become the same target.
+        SicError: if there is nothing to do, two sources would become the same target, or one the
+            second file of another.
     """
     if not source.is_dir():
+        if not source.exists():
+            raise SicError(f"cannot read {source}: there is no such file; check its path")
         if target.suffix.lower() != suffix:
             raise SicError(f"{target} should end in {suffix}; name the file to write so")
         return [Job(source, target)]
@@ -97,9 +110,11 @@ def pair(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Jo
         raise SicError(f"{source} is a folder and {target} a file; name a folder to write to")
     made: dict[Path, Path] = {}
     for path in listing(source, suffixes):
-        if path.name.endswith(SECOND):
-            continue
+        if path.name.endswith(SECOND) and first_file(path).is_file():
+            continue  # it is decoded with its base; without one it fails, as other files may
         goal = target / path.relative_to(source).with_suffix(suffix)
+        if goal.name.endswith(SECOND):
+            raise SicError(f"{path} would become {goal}, the name of a second layer; rename it")
         if goal in made:
             raise SicError(f"{made[goal]} and {path} would both become {goal}; rename one")
         made[goal] = path
@@ -122,7 +137,7 @@ def listing(source: Path, suffixes: set[str]) -> list[Path]:
 
 def encode(
     codec: "ScalableCodec", jobs: Sequence[Job], split: bool, sources: Sources | None = None
-) -> None:
+) -> list[Coded]:
     """Code pictures into a file each, or with ``split`` into a file a layer.
 
     Args:
@@ -131,6 +146,9 @@ def encode(
         split: whether each layer gets a file of its own.
         sources: of the folder that is written; streams that a run before has made from the same
             pictures with the same weights are left as they are.  None: every file is written.
+
+    Returns:
+        What was written.
 
     Raises:
         SicError: if a picture cannot be read, or a stream not written.
@@ -149,7 +167,8 @@ def encode(
         encodings = codec.encode_batch(pictures)
     except SicError as error:
         raise SicError(f"{', '.join(str(job.source) for job in jobs)}: {error}") from error
-    for job, encoding in zip(jobs, encodings, strict=True):
+    coded = []
+    for job, picture, encoding in zip(jobs, pictures, encodings, strict=True):
         if sources:  # if the run ends here, the old note must not vouch for the new stream
             sources.add(job.target, sources.UNKNOWN)
         if split and encoding.enhancement:
@@ -159,10 +178,15 @@ def encode(
             write_bytes(job.target, encoding.stream)
         if sources:
             sources.add(job.target, digests[job])
+        coded.append(Coded(job.target, len(encoding.stream), picture.shape[0] * picture.shape[1]))
+    return coded
 
 
-def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> None:
+def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> list[Coded]:
     """Decode files to PNGs; for people an enhancement may lie in a second file beside its base.
+
+    Returns:
+        What was written, with the bytes that were decoded for it.
 
     Raises:
         StreamError: if a stream cannot be decoded.
@@ -171,11 +195,16 @@ def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> None
     from sic import images
 
     try:
-        pictures = codec.decode_batch([_stream(job.source, layer) for job in jobs], layer)
+        streams = [_stream(job.source, layer) for job in jobs]
+        pictures = codec.decode_batch(streams, layer)
     except StreamError as error:
         raise StreamError(f"{', '.join(str(job.source) for job in jobs)}: {error}") from error
-    for job, picture in zip(jobs, pictures, strict=True):
+    coded = []
+    for job, stream, picture in zip(jobs, streams, pictures, strict=True):
         images.write_png(job.target, picture)
+        size = len(stream) if layer == "human" else read_layer(stream).size
+        coded.append(Coded(job.target, size, picture.shape[0] * picture.shape[1]))
+    return coded
 
 
 def describe(path: Path) -> str:
@@ -213,43 +242,69 @@ def read(path: Path) -> bytes:
         raise SicError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def each(jobs: list[Job], work: Callable[[list[Job]], None], verb: str, batch: int) -> None:
-    """Do all jobs, with a progress bar if there are several; failures do not stop the others.
+def each(jobs: list[Job], work: Callable[[list[Job]], list[Coded]], verb: str, batch: int) -> None:
+    """Do all jobs and print a line for each; of several, with a progress bar and the sum at the
+    end, and failures do not stop the others.
 
     Args:
         jobs: what to do.
-        work: does some of them together.
+        work: does some of them together; says what it has written.
         verb: what it is called.
         batch: how many at a time.
 
     Raises:
         SicError: of the one job; or, of several, how many failed, after a line for each.
     """
-    if len(jobs) == 1:
-        work(jobs)
-        return
-    failed = 0
-    with progress.bar(total=len(jobs), desc=verb, unit="file") as bar:
+    begun, failed, made = time.perf_counter(), 0, list[Coded]()
+    with progress.bar(total=len(jobs), desc=verb, unit="file", disable=len(jobs) == 1) as bar:
         for first in range(0, len(jobs), batch):
             together = jobs[first : first + batch]
-            for error in _failures(together, work):
-                failed += 1
-                progress.say(f"sic: {error}")
+            for result in _results(together, work):
+                if not isinstance(result, SicError):
+                    made.append(result[0])
+                    bar.write(_line(str(result[0].target), *result))
+                elif len(jobs) == 1:
+                    raise result
+                else:
+                    failed += 1
+                    progress.say(f"sic: {result}")
             bar.update(len(together))
+    if made and len(jobs) > 1:
+        seconds = time.perf_counter() - begun
+        everything = Coded(Path(), sum(one.bytes for one in made), sum(one.pixels for one in made))
+        print(_line(f"{len(made)} file{'s' * (len(made) != 1)}", everything, seconds))
+    if left := len(jobs) - len(made) - failed:
+        print(f"{left} of {len(jobs)} left as they are: written before of the same pictures")
     if failed:
         raise SicError(f"{failed} of {len(jobs)} files failed; the others are done")
 
 
-def _failures(jobs: list[Job], work: Callable[[list[Job]], None]) -> Iterator[SicError]:
-    """Do jobs together; if that fails, one by one, to do those that can be done."""
+def _results(
+    jobs: list[Job], work: Callable[[list[Job]], list[Coded]]
+) -> Iterator[tuple[Coded, float] | SicError]:
+    """Do jobs together; if that fails, one by one, to do those that can be done.  With seconds."""
+    begun = time.perf_counter()
     try:
-        work(jobs)
+        coded = work(jobs)
     except SicError as error:
         if len(jobs) == 1:
             yield error
         else:
             for job in jobs:
-                yield from _failures([job], work)
+                yield from _results([job], work)
+        return
+    seconds = (time.perf_counter() - begun) / max(len(coded), 1)
+    yield from ((one, seconds) for one in coded)
+
+
+def _line(name: str, coded: Coded, seconds: float) -> str:
+    bpp = 8 * coded.bytes / coded.pixels
+    return f"{name}: {coded.bytes:,} bytes, {bpp:.4f} bpp, {seconds:.2f} s"
+
+
+def first_file(path: Path) -> Path:
+    """Where the base of an enhancement lies that has a file of its own."""
+    return path.with_name(path.name.removesuffix(SECOND) + SUFFIX)
 
 
 def second_file(path: Path) -> Path:
@@ -258,6 +313,9 @@ def second_file(path: Path) -> Path:
 
 
 def _stream(path: Path, layer: "Reader") -> bytes:
+    if path.name.endswith(SECOND):
+        base = first_file(path).name
+        raise SicError(f"{path} is an enhancement alone; put its base, {base}, beside it")
     stream = read(path)
     second = second_file(path)
     if layer == "human" and second.exists() and len(read_layers(stream)) == 1:
