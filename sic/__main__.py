@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         exit_on_error(lambda: chosen.run(chosen))
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads, as in `sic info … | head`, has read enough
+    except BrokenPipeError:  # the reader, as in `sic info … | head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:

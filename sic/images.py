@@ -29,7 +29,7 @@ MAX_SIDE = 2**16 - 1
 _BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES, _FORMAT = 0x0102, 0x0106, 0x0112, 0x011C, 0x0153
 #: Endings of the files that are taken for pictures in a folder.
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".avif"}
-#: Pillow's raw modes of colour with 16 bits a channel, of which it keeps the upper 8 only.  BGR;16
+#: Pillow's raw modes of colour with 16 bits per channel, of which it keeps the upper 8.  BGR;16
 #: has 16 bits in all; what is multiplied by alpha (RGBa;16) stays as Pillow divides it.
 _WIDE = re.compile(r"(RGB|RGBX|RGBA|LA);16[BLN]")
 _UPRIGHT = {
@@ -51,14 +51,14 @@ def bpp(size: int, height: int, width: int) -> float:
 def read(path: Path | str) -> Pixels:
     """Read any picture as uint8 (H, W, 3) RGB, upright.
 
-    Grayscale, palette and CMYK pictures become RGB; 12 and 16 bits a channel are scaled to 8 and
+    Grayscale, palette and CMYK pictures become RGB; 12 and 16 bits per channel are scaled to 8 and
     rounded (v / 257 of 16); the orientation of EXIF or TIFF is applied where it can be read;
     transparency (alpha, or a transparent colour) is flattened on white, as a browser shows it.  Of
     several frames the first is taken; colour profiles are not applied.
 
     Raises:
         SicError: no such file, not a picture, cut off, of unknown range (signed numbers, or 32
-            bits a channel), or a 16-bit TIFF with one plane a channel.
+            bits per channel), or a 16-bit TIFF with one plane per channel.
     """
     path = Path(path)
     try:

@@ -32,7 +32,7 @@ def once(values: list[Any]) -> list[Any]:
 
 
 def _split(value: Any) -> Any:
-    """One sentence for the three kinds of split, where Pydantic has one for each."""
+    """Check the three kinds of split, and refuse anything else in one sentence."""
     number = type(value) is int and value > 0
     several = isinstance(value, list) and len(value) > 0
     names = several and all(type(name) in (str, int) for name in value)
@@ -46,7 +46,7 @@ def _split(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """As _split: one sentence for both kinds."""
+    """Check a number of images above 0, or `all`, and refuse anything else in one sentence."""
     if not ((type(value) is int and value > 0) or value == "all"):
         raise ValueError(f"give a number of images above 0, or all, not {value!r}")
     return value

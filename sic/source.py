@@ -48,7 +48,7 @@ _NAMES = _GLOBALS | _LOCALS | {"LOAD_FROM_DICT_OR_DEREF", "STORE_NAME", "STORE_G
 
 
 def reach(roots: Iterable[Root], *, leave: Collection[str] = ()) -> str:
-    """The text of all that is reached from entry points of this package, read once a process.
+    """The text of all that is reached from entry points of this package, read once per process.
 
     Args:
         roots: where to start; of a module all is taken, of a folder all of its modules.

@@ -1,8 +1,8 @@
 """Sharing work among threads and processes: each piece done once, none lost when a process dies.
 
 Every piece of work has a result file.  A process claims a piece by an operating-system lock, which
-vanishes with the process, makes the result and renames it into place.  Whoever starts again, with
-any number of processes, goes on with what is missing.
+vanishes with the process, makes the result and renames it into place.  A later start, with any
+number of processes, goes on with what is missing.
 """
 
 import os
@@ -39,7 +39,7 @@ class Worker:
 
     @classmethod
     def from_environment(cls) -> "Worker":
-        """As torchrun or SLURM's srun started it; alone if neither did, or in a shell of SLURM.
+        """This process as torchrun or srun started it; alone otherwise, or in a shell of SLURM.
 
         Raises:
             SicError: if the environment's numbers are not whole, or do not fit each other.

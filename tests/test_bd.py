@@ -202,7 +202,7 @@ def test_additional_bits_are_set_beside_all_bits_of_a_codec_without_layers(
     assert not {"mean colour"} & set(compared.index.get_level_values("tested"))
     shown = bd.readable(compared.reset_index()).set_index(["tested", "other", "bits"])
     assert shown.loc[("fusion m5", "DC", "additional"), "BD-rate (%)"] == "-20.0 [-20.0, -20.0]"
-    found = bd.metrics(compared.reset_index())
+    found = bd.metrics_json(compared.reset_index())
     assert found["fusion m5"]["LIC, additional bits"] == {
         "bd_rate": -20,
         "bd_psnr": round(compared.bd_psnr["fusion m5", "LIC", "additional"], 2),
@@ -213,7 +213,7 @@ def test_a_comparison_without_a_number_has_its_reason_everywhere(table: pd.DataF
     table.loc[(table.codec == "LIC") & (table.point == "4") & (table.image == "b"), "psnr"] = np.inf
     table.loc[(table.codec == "VVC") & (table.point == "2") & (table.image == "a"), "bpp"] = np.nan
     compared = bd.compare(table, 10)
-    written = json.loads(json.dumps(bd.metrics(compared), allow_nan=False))
+    written = json.loads(json.dumps(bd.metrics_json(compared), allow_nan=False))
     assert written["fusion m5"]["LIC, all bits"] == {"bd_rate": LOSSLESS, "bd_psnr": LOSSLESS}
     shown = bd.readable(compared).set_index(["tested", "other", "bits"])
     assert shown.loc[("fusion m5", "LIC", "all"), "BD-rate (%)"] == LOSSLESS
@@ -260,4 +260,4 @@ def test_one_point_a_codec_gives_a_table_without_comparisons() -> None:
     table = table.assign(m=pd.array([pd.NA] * 2, "Int64"), bpp_additional=0.0, point="q1")
     compared = bd.compare(table, MANY)
     assert bd.readable(compared).empty
-    assert bd.metrics(compared) == {}
+    assert bd.metrics_json(compared) == {}

@@ -135,7 +135,7 @@ def test_without_a_detector_the_tables_have_columns_and_no_rows() -> None:
     assert list(table.columns) == detection.COLUMNS
     assert list(classes.columns) == detection.CLASS_COLUMNS
     assert len(table) == len(classes) == 0
-    assert detection.metrics(table) == {}
+    assert detection.metrics_json(table) == {}
 
 
 def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
@@ -165,7 +165,7 @@ def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
     assert set(classes["class"]) == {"stop sign"}
     assert set(classes.objects) == {2}
     assert classes.ap.tolist() == table.ap.tolist(), "of one class the mean is that class"
-    assert detection.metrics(table)["fusion"] == {
+    assert detection.metrics_json(table)["fusion"] == {
         "m2-q1": {"bpp": round(rows.loc["fusion", "bpp"].item(), 4), "ap": 0.0, "ap50": 0.0}
     }
 

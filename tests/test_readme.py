@@ -116,3 +116,11 @@ def test_a_command_of_the_study_is_one(page: Path) -> None:
             parsed = get_main_parser().parse_args(words)
             if words[0] == "repro":
                 assert {target.partition("@")[0] for target in parsed.targets} <= set(stages), words
+
+
+@pytest.mark.parametrize("words", [r"\ba (row|curve|line|file|look) an? \w+", "told apart only"])
+def test_prose_says_per(words: str) -> None:
+    kinds = (("sic", "*.py"), ("notebooks", "*.ipynb"), ("docs", "*.md"))
+    texts = [path for folder, kind in kinds for path in (ROOT / folder).rglob(kind)]
+    bad = [path.name for path in [*texts, *PAGES] if re.search(words, path.read_text())]
+    assert bad == [], "one curve per codec, not a curve a codec"

@@ -93,7 +93,7 @@ class VvcM:
         """
         raw = self.video.program.decode(stream, ["-f", self.video.stream], self.video.samples)
         columns, rows = planes.size(height, width, CHROMA)
-        length = 3 * columns * rows  # bytes: 1.5 samples a pixel of 2 bytes each
+        length = 3 * columns * rows  # bytes: 1.5 samples per pixel, 2 bytes each
         if len(raw) != 2 * length:
             problem = f"{len(raw)} bytes were decoded, not two pictures' {2 * length}"
             raise CodecError("VVC+M", problem)

@@ -1,4 +1,4 @@
-"""What a codec costs: parameters (Table I) and multiply-accumulates a pixel."""
+"""What a codec costs: parameters (Table I) and multiply-accumulates per pixel."""
 
 import copy
 import threading
@@ -25,7 +25,7 @@ def parameters(codec: TCM) -> int:
 
 
 def kmac_per_pixel(run: Callable[[], object], pixels: int) -> float:
-    """Thousands of multiply-accumulates a pixel of what ``run`` does, counted by PyTorch."""
+    """Thousands of multiply-accumulates per pixel of what ``run`` does, counted by PyTorch."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / 2 / 1000 / pixels  # a multiply-accumulate is two operations
@@ -33,7 +33,7 @@ def kmac_per_pixel(run: Callable[[], object], pixels: int) -> float:
 
 @torch.no_grad()
 def coding_kmac(codec: TCM, side: int = 128) -> dict[str, float]:
-    """Thousands of multiply-accumulates a pixel of coding, as the codec's equations stand.
+    """Thousands of multiply-accumulates per pixel of coding, as the codec's equations stand.
 
     Args:
         codec: any codec of the study.
@@ -64,7 +64,7 @@ def table_1(N: int, M: int, num_slices: int, widths: Widths) -> pd.DataFrame:
     """Table I at any size: parameters and operations of the base and of the additional codecs.
 
     Returns:
-        One row per codec: `codec`, `m`, `parameters`, and kMAC a pixel of `encoder` and `decoder`.
+        One row per codec: `codec`, `m`, `parameters`; kMAC per pixel of `encoder` and `decoder`.
     """
     sizes, rows = (N, M, num_slices, widths), []
     for m in (None, *range(1, num_slices + 1)):

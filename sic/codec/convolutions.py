@@ -59,7 +59,7 @@ class NonNegative(nn.Module):
         self.lower_bound = LowerBound((minimum + pedestal) ** 0.5)
 
     def inverse(self, value: Tensor) -> Tensor:
-        """What to train, to begin at ``value``."""
+        """The trained parameter that stands for ``value``."""
         return torch.sqrt(torch.max(value + self.pedestal, self.pedestal))
 
     def forward(self, trained: Tensor) -> Tensor:

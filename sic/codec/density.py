@@ -135,5 +135,5 @@ class GaussianConditional(_Density):
 
 
 def _cumulative(x: Tensor) -> Tensor:
-    """Of the standard Gaussian; erfc keeps its digits far from the middle."""
+    """The cumulative distribution of the standard Gaussian; erfc keeps its digits in the tails."""
     return 0.5 * torch.erfc(-(2**-0.5) * x)

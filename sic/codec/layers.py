@@ -24,7 +24,7 @@ class WindowAttention(nn.Module):
 
     Args:
         dim: channels in and out.
-        head_dim: c, channels a head; must divide ``dim``.
+        head_dim: c, channels per head; must divide ``dim``.
         window: side of a window, in latent pixels.
         shifted: SW if True, W if False.
     """
@@ -147,7 +147,7 @@ class SWAtten(nn.Module):
     Args:
         dim: channels in and out.
         inner: channels inside.
-        head_dim: channels a head.
+        head_dim: channels per head.
         window: side of a window, in latent pixels.
     """
 

@@ -57,7 +57,7 @@ class Widths:
         hyper: channels of z.
         context: inner channels of the slice networks μ, σ and LRP.
         attention: inner channels of SWAtten.
-        head_dims: channels a head in the three stages of g_a (g_s has them reversed).
+        head_dims: channels per head in the three stages of g_a (g_s has them reversed).
         hyper_head_dim, attention_head_dim: the same for h_a, h_s and for SWAtten.
     """
 
@@ -89,7 +89,7 @@ class Transform(nn.Sequential):
     recompute = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the first block's input, the last block's output."""
+        """Run x through the blocks, one after the other."""
         for block in self:
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)

@@ -302,7 +302,7 @@ def _names(entry: list[str | int], pool: Mapping[str, Path], split: str) -> list
 def _name(
     item: str | int, pool: Mapping[str, Path], numbered: Mapping[int, list[str]], split: str
 ) -> str:
-    """By name, by file name, or by number: of an unquoted 007 YAML leaves 7."""
+    """Find one picture by name, file name or number: YAML makes 7 of an unquoted 007."""
     if isinstance(item, int):
         found = numbered.get(item, [])
     else:

@@ -118,7 +118,7 @@ class Truth:
 
         Args:
             found: what the detector found in each picture.  Classes that the file does not have
-                are left out; of each class the 100 best boxes a picture count.
+                are left out; of each class the 100 best boxes per picture count.
 
         Returns:
             ``COLUMNS``, with a row for all, one for each of ``SIZES`` (empty where there is no
@@ -198,7 +198,7 @@ def _precision(
     """COCOeval's table of precisions; −1 where nothing is marked.
 
     Returns:
-        (10 IoU, 101 recalls, classes, 1 + sizes), with the 100 best boxes a picture and class.
+        (10 IoU, 101 recalls, classes, 1 + sizes), with the 100 best boxes per picture and class.
     """
     evaluation = COCOeval(truth, guess, "bbox")
     evaluation.params.imgIds = pictures

@@ -62,7 +62,7 @@ class Curve:
 
     @classmethod
     def of(cls, rows: pd.DataFrame, rate: str, quality: str) -> "Curve":
-        """From rows of one codec in the table of :mod:`sic.evaluation.rate_distortion`."""
+        """Make the curve of one codec from its rows in the table of all measurements."""
         wide = [rows.pivot(index="image", columns="point", values=v) for v in (rate, quality)]
         return cls(*(table.sort_index().to_numpy(dtype=float) for table in wide))
 
@@ -310,7 +310,7 @@ def _interval(low: float, high: float, digits: int) -> str:
     return f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else ""
 
 
-def metrics(compared: pd.DataFrame) -> dict[str, dict[str, dict[str, float | str]]]:
+def metrics_json(compared: pd.DataFrame) -> dict[str, dict[str, dict[str, float | str]]]:
     """The numbers of :func:`compare` for `dvc metrics`: tested curve → other → number, or why there
     is none.  Rounded as :func:`sic.evaluation.rate_distortion.metrics`, to 0.1 % and 0.01 dB."""
     found: dict[str, dict[str, dict[str, float | str]]] = {}

@@ -41,7 +41,7 @@ ORIGINAL = "original"  # the codec of the pictures as they are
 ANCHORS = ("VVC", "JPEG")
 
 _POINT = ["codec", "point", "lmbda", "m"]
-#: The columns of results/detection.csv: a row a codec and rate point.  ``bpp`` is the mean over
+#: The columns of results/detection.csv: one row per codec and rate point.  ``bpp`` is the mean over
 #: the pictures, empty for originals; ``ap`` is mAP50-95 and ``ap50`` mAP50, of all objects and of
 #: COCO's sizes; ``setup`` is the program and set-up of a classical codec.
 COLUMNS = [
@@ -53,7 +53,7 @@ COLUMNS = [
     *(f"{kind}_{size}" for size in SIZES for kind in ("ap", "ap50")),
     "setup",
 ]
-#: The columns of results/detection_classes.csv: a row a codec, rate point and class.
+#: The columns of results/detection_classes.csv: one row per codec, rate point and class.
 CLASS_COLUMNS = [*_POINT, "bpp", "class", "objects", "ap", "ap50"]
 
 #: A picture in; what a reader gets and the bits per pixel it took out.
@@ -297,7 +297,7 @@ def _accuracy(
     return whole, classes.assign(**point).to_dict("records")
 
 
-def metrics(table: pd.DataFrame) -> dict[str, Any]:
+def metrics_json(table: pd.DataFrame) -> dict[str, Any]:
     """The table as a nested dictionary, for `dvc metrics`: codec → point → number."""
     found: dict[str, Any] = {}
     for row in table.to_dict("records"):

@@ -1,4 +1,4 @@
-"""Rate and distortion of every codec on the test images: one tidy table, a row an image and codec.
+"""Rate and distortion of every codec on the test images: one row per image, codec and setting.
 
 Rates are lengths of real streams; the entropy model's estimate stands beside them as a check.
 Distortion is measured on 8-bit pixels, padding cropped away.  A picture that comes back without
@@ -36,7 +36,7 @@ POINT = [
     *("codec", "version", "preset", "chroma", "bit_depth", "colour"),
     *("point", "lmbda", "m"),
 ]
-#: Bits a pixel: ``bpp`` = ``bpp_base`` + ``bpp_additional``; ``bpp_estimated`` from likelihoods.
+#: Bits per pixel: ``bpp`` = ``bpp_base`` + ``bpp_additional``; ``bpp_estimated`` from likelihoods.
 RATES = ["bpp_base", "bpp_additional", "bpp", "bpp_estimated"]
 #: The columns of the table.  :data:`sic.evaluation.metrics.MEASURES` are of the picture for people,
 #: ``psnr_machine`` is of x̂_t.  A row without numbers has a ``note`` that says why.
@@ -191,7 +191,7 @@ def operations(codec: ScalableCodec) -> dict[str, float]:
         codec: of the study; its parameters are frozen.
 
     Returns:
-        `parameters`, and thousands a pixel to write (`kmac_encode`) and to read (`kmac_decode`).
+        `parameters`, and thousands per pixel to write (`kmac_encode`) and to read (`kmac_decode`).
     """
     for part in _parts(codec):
         # PyTorch's counter asks autograd about each parameter, and autograd is off while coding.
@@ -345,12 +345,12 @@ def left_out(table: pd.DataFrame) -> list[str]:
 
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:
-    """What each point costs: a row a codec and point, means over the images.
+    """What each point costs: one row per codec and point, means over the images.
 
     Returns:
         `codec`, `point`, `m` and :data:`COSTS`: parameters of all layers; thousands of
-        multiply-accumulates a pixel, writing and reading; seconds a picture, of a classical codec
-        on one thread; the most megabytes held at once.  Empty where not measured.
+        multiply-accumulates per pixel and seconds per picture, writing and reading (classical
+        codecs on one thread); the most megabytes held at once.  Empty where not measured.
     """
     keys = ["codec", "point", "m"]
     return table.groupby(keys, sort=False, dropna=False)[COSTS].mean().reset_index()

@@ -124,7 +124,7 @@ def paint(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
     """A colour for each label, uint8 (H, W, 3), so that labels that touch differ strongly.
 
     Colours are shared out greedily, to the label with most neighbours first, from a grid of as few
-    levels a channel as are enough: 2 levels, 8 colours, for most maps.
+    levels per channel as are enough: 2 levels, 8 colours, for most maps.
     """
     count = int(labels.max()) + 1
     neighbours: list[set[int]] = [set() for _ in range(count)]

@@ -1,7 +1,7 @@
 """Segments on disk: COCO RLE records with scores, in shards that are checked when read.
 
 ``data/segments/`` holds ``segments.json`` (what segmented, how much, each shard's checksum) and
-shards, gzip of one JSON line a picture: ``{"image", "height", "width", "records"}``.
+shards, gzip of one JSON line per picture: ``{"image", "height", "width", "records"}``.
 """
 
 import gzip
@@ -34,7 +34,7 @@ class Segments:
     records: list[Record]
 
     def line(self) -> bytes:
-        """As one line of a shard."""
+        """The line of a shard that holds these segments."""
         return (json.dumps(vars(self), separators=(",", ":")) + "\n").encode()
 
 

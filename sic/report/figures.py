@@ -26,7 +26,7 @@ from sic.report.labels import literal
 
 #: Colour-blind safe.
 PALETTE = sns.color_palette("colorblind")
-#: One look a codec in every figure; where colours do not tell two apart, markers do.
+#: One look per codec in every figure; where two colours are alike, the markers differ.
 LOOKS: dict[str, dict[str, Any]] = {
     "fusion": {"color": PALETTE[3], "marker": "o"},
     "difference": {"color": PALETTE[0], "marker": "s"},

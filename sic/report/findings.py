@@ -145,7 +145,7 @@ def _settled(psnr: pd.Series) -> str:
 
 
 def against(curves: Mapping[str, pd.DataFrame], pair: bd.Comparison, resamplings: int) -> str:
-    """Who needs fewer bits, and by how much; or why no number says so.
+    """Say which of two codecs needs fewer bits and by how much, or why no number says so.
 
     Args:
         curves: as :func:`sic.evaluation.bd.curves` gives them.
@@ -241,7 +241,7 @@ BASE = "SA-ICM"
 
 
 def against_rate(table: pd.DataFrame, m: int, caption: str) -> Figure:
-    """Accuracy against bits: a curve a codec, originals as a line across.
+    """Accuracy against bits: one curve per codec, and a line across for the originals.
 
     Args:
         table: as :func:`sic.evaluation.detection.run` returns it, with rows.

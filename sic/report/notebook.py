@@ -23,7 +23,7 @@ from sic import progress, source
 from sic.errors import STOPPED, SicError, exit_on_error
 from sic.files import replacing, write_text
 
-# Whoever stops a stage while it starts shall see one line: what takes long is imported later.
+# A stage that is stopped while it starts shall say one line: what takes long is imported later.
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 

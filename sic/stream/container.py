@@ -73,7 +73,7 @@ class Platform:
 
     @classmethod
     def unpack(cls, content: bytes) -> Self:
-        """From the 8 bytes; any bytes are a platform."""
+        """Read the 8 bytes; any bytes are a platform."""
         return cls(*_BYTES.unpack(content))
 
     def __str__(self) -> str:

@@ -138,7 +138,7 @@ def listing(source: Path, suffixes: set[str]) -> list[Path]:
 def encode(
     codec: "ScalableCodec", jobs: Sequence[Job], split: bool, sources: Sources | None = None
 ) -> list[Coded]:
-    """Code pictures into a file each, or with ``split`` into a file a layer.
+    """Code each picture into one file, or with ``split`` into one file per layer.
 
     Args:
         codec: writes the streams.
@@ -208,7 +208,7 @@ def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> list
 
 
 def describe(path: Path) -> str:
-    """What is in a file: a table of its parts, and who wrote them."""
+    """What is in a file: a table of its parts, and the platform that wrote them."""
     try:
         layers = read_layers(read(path))
     except StreamError as error:

@@ -79,7 +79,7 @@ class Bits:
 
     @property
     def total(self) -> float:
-        """Of the layer."""
+        """The bits of the whole layer."""
         return self.z + sum(self.y)
 
 

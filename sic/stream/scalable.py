@@ -94,7 +94,7 @@ class ScalableCodec:
         enhancement_path: Path | str | None = None,
         device: str | torch.device = "cpu",
     ) -> "ScalableCodec":
-        """From checkpoints of :mod:`sic.codec.weights`.
+        """The codec of these checkpoints, as :mod:`sic.codec.weights` writes them.
 
         Args:
             base_path, enhancement_path: the checkpoints.
@@ -136,7 +136,7 @@ class ScalableCodec:
         return self.encode_layers(image).stream
 
     def encode_layers(self, image: Pixels) -> Encoding:
-        """As :meth:`encode`, with the layers apart and all that their writer knows of them.
+        """Encode one picture, and keep the layers apart with all that their writer knows of them.
 
         ``.base.stream`` and ``.enhancement.stream`` may be kept in two files; joined, they are
         the whole.
@@ -145,9 +145,9 @@ class ScalableCodec:
 
     @torch.inference_mode()
     def encode_batch(self, pictures: Sequence[Pixels]) -> list[Encoding]:
-        """As :meth:`encode_layers` of each picture.
+        """Encode several pictures; each comes out as from :meth:`encode_layers`.
 
-        Those of one size, once padded, go through g_a and h_a as one batch, which is what a GPU
+        Pictures of one size, once padded, go through g_a and h_a as one batch, which is what a GPU
         is quicker with; what symbols depend on is computed picture by picture
         (:mod:`sic.stream.latent`), so that a file can be read whatever it was written beside.
         """
@@ -158,7 +158,7 @@ class ScalableCodec:
             return _by_size(sizes, pictures, self._encode)
 
     def _encode(self, pictures: list[Pixels]) -> list[Encoding]:
-        """Of pictures that have one size when padded."""
+        """Encode pictures that have one size when padded."""
         sizes = [(image.shape[0], image.shape[1]) for image in pictures]
         x = torch.cat([images.pad(images.to_tensor(image)) for image in pictures])
         bases = self.base.encode(x, sizes, [NOTHING] * len(sizes))
@@ -187,14 +187,14 @@ class ScalableCodec:
 
     @torch.inference_mode()
     def decode_batch(self, streams: Sequence[bytes], layer: Reader = "machine") -> list[Pixels]:
-        """As :meth:`decode` of each stream; g_s takes those of one padded size as one batch."""
+        """Decode several streams; g_s takes those of one padded size as one batch."""
         records = [self._layers(stream, layer) for stream in streams]
         sizes = [images.padded(layers[0].height, layers[0].width) for layers in records]
         with threads(self.base.codec.N):
             return _by_size(sizes, records, lambda same: self._decode(same, layer))
 
     def _decode(self, records: list[list[Layer]], layer: Reader) -> list[Pixels]:
-        """Of streams whose pictures have one size when padded."""
+        """Decode streams whose pictures have one size when padded."""
         latents = zip(*(self._read(layers) for layers in records), strict=True)
         y_hat = [torch.cat([latent.y_hat for latent in of_layer]) for of_layer in latents]
         x_hat = self._x_hat_t(y_hat[0]) if layer == "machine" else self._x_hat(*y_hat)

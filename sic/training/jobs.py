@@ -304,7 +304,7 @@ def _last_validation(history: Path) -> dict[str, float]:
 
 
 def _cards(files: dict[str, Path]) -> str:
-    """One row a codec, from the metadata of its file."""
+    """One row per codec, from the metadata of its file."""
     names = (
         *("file", "λ", "steps", "from", "photos", "batch × crop", "learning rate", "seed"),
         *("validation bpp", "PSNR (dB)", "parameters", "bytes", "fingerprint"),
