@@ -6,6 +6,7 @@ params.yaml alone, so choosing a profile means writing its numbers there.
 
 import sys
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,14 @@ def put(values: Mapping[str, Any], source: str, params: Path = PARAMS) -> None:
 
 
 def main() -> None:
-    """``python -m sic.profile NAME``."""
+    """``python -m sic.profile NAME``: put it in place and say what it needs."""
     if len(sys.argv) != 2:
         known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
         raise SicError(f"name one profile: {known}")
     apply(sys.argv[1])
+    text = (PROFILES / f"{sys.argv[1]}.yaml").read_text(encoding="utf-8")
+    head = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    print("\n".join(line.removeprefix("#").removeprefix(" ") for line in head), end="\n\n")
     print(f"params.yaml now has the numbers of profiles/{sys.argv[1]}.yaml")
 
 

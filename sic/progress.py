@@ -46,7 +46,11 @@ def bar(iterable: Any = None, **options: Any) -> Any:
 def look() -> dict[str, Any]:
     """The options of ``tqdm`` for this process: a bar in a terminal, lines in a log."""
     screen = _lent() or sys.stderr
-    if screen.isatty():
+    try:
+        columns = os.get_terminal_size(screen.fileno()).columns  # none: nobody looks
+    except (OSError, ValueError):
+        columns = 0
+    if columns:
         return {"file": screen, "dynamic_ncols": True}
     # Without columns there are the numbers of a bar and no bar.
     return {"file": _Log(screen), "ncols": 0, "mininterval": _PAUSE, "maxinterval": _PAUSE}

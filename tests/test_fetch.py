@@ -29,6 +29,31 @@ def test_a_file_is_fetched_once(tmp_path: Path) -> None:
     assert names(tmp_path) == {"f.zip"}
 
 
+def test_size_and_place_are_said_before_the_first_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving({"/f.zip": CONTENT}) as site:
+        (tmp_path / "f.zip.part").write_bytes(CONTENT[:100_000])
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+        said = capsys.readouterr().err.splitlines()[0]
+        wanted = f"downloading {site.address}/f.zip: 0.3 MB, 0.1 MB of them there, to {tmp_path} ("
+    assert said.startswith(wanted)
+    assert said.endswith(" MB free)")
+
+
+def test_a_disk_without_room_is_told_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 200_000})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    with (
+        serving({"/f.zip": CONTENT}) as site,
+        pytest.raises(SicError, match=r"f\.zip: 0\.3 MB, and .* has 0 MB free; free some space$"),
+    ):
+        fetch(f"{site.address}/f.zip", tmp_path / "f.zip", CHECKSUM)
+    assert names(tmp_path) <= {"f.zip.part"}
+
+
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(tmp_path: Path) -> None:
     with serving({"/f.zip": CONTENT}) as site:
         site.break_after = 100_000

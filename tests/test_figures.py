@@ -1,5 +1,6 @@
 """The figures say what the table says; complexity is computed, not written."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from skimage import data
 
 from sic.report import figures, schematic
 from sic.report.figures import curves
+
+ROOT = Path(__file__).parents[1]
 
 
 def row(codec: str, bpp: tuple[float, float], psnr: float, **more: Any) -> dict[str, Any]:
@@ -93,6 +96,29 @@ def test_a_long_caption_stays_inside_of_its_figure(means: pd.DataFrame) -> None:
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
     assert "-\n" not in figure._suptitle.get_text(), "a word is torn at its hyphen"
+
+
+def test_a_name_with_dollars_is_no_mathematics() -> None:
+    name = "price_$5_or_$6"
+    image = np.zeros((8, 8, 3), np.uint8)
+    fig_2 = figures.mask_beside_image({name: (image, image[..., 0] > 0)}, f"Fig. 2: {name}")
+    fig_5 = figures.pictures_side_by_side([("original", image)], (0, 0, 4), f"Fig. 5: {name}")
+    drawn = schematic.Structure(5, 5, 32, (1.0, 1.0), (0.1, 0.1), (20.0, 30.0), name)
+    for figure in (fig_2, fig_5, schematic.draw(drawn)):
+        FigureCanvasAgg(figure).draw()
+        title = figure._suptitle
+        assert title
+        text, is_math = title._preprocess_math(title.get_text())
+        assert text.endswith(name)
+        assert not is_math
+    assert fig_2.axes[0].title._preprocess_math(fig_2.axes[0].get_title()) == (name, False)
+
+
+@pytest.mark.parametrize("book", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda b: b.stem)
+def test_no_notebook_draws_a_name_as_mathematics(book: Path) -> None:
+    for line in book.read_text(encoding="utf-8").splitlines():
+        assert not re.search(r"set_title\(.*\{(name|record\.name|row\['name'\])", line)
+        assert "bar(density.index," not in line
 
 
 def test_fig_7_has_a_curve_for_each_m(means: pd.DataFrame) -> None:

@@ -115,6 +115,19 @@ def test_the_gpu_study_fits_its_hour(file: Path) -> None:
     assert steps == 22_500, "the arithmetic in profiles/gpu.yaml"
 
 
+@pytest.mark.parametrize("name", ["gpu", "paper"])
+def test_a_large_study_says_what_it_needs_before_anybody_starts_it(
+    name: str, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file.parent / "profiles").symlink_to(PROFILES)
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setattr("sys.argv", ["profile", name])
+    profile.main()
+    said = capsys.readouterr().out
+    for need in ("downloads 20 GB", "data/coco", "GB of disk", "GPU", "hour"):
+        assert need in said
+
+
 def test_an_unknown_profile_is_one_line_with_the_known_ones(file: Path) -> None:
     before = file.read_bytes()
     with pytest.raises(SicError, match=r"^no profile huge: there are gpu, paper, sample, train$"):
@@ -154,7 +167,10 @@ def test_the_command_line_puts_a_profile_in_place(
     monkeypatch.setattr("sys.argv", ["profile", "gpu"])
     profile.main()
     assert load(file).codec.N == 128
-    assert capsys.readouterr().out == "params.yaml now has the numbers of profiles/gpu.yaml\n"
+    said = capsys.readouterr().out
+    assert said.endswith("\n\nparams.yaml now has the numbers of profiles/gpu.yaml\n")
+    assert "#" not in said
+    assert "data:" not in said
     monkeypatch.setattr("sys.argv", ["profile"])
     with pytest.raises(SicError, match="name one profile: gpu, paper, sample"):
         profile.main()

@@ -267,12 +267,12 @@ def ran(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, .
 @pytest.mark.parametrize(
     ("words", "program"),
     [
-        ("", "dvc repro; python -m sic.report.provenance"),
-        ("status -c", "dvc status -c"),
-        ("repro -s edges", "dvc repro -s edges"),
+        ("", "python -m sic.pipeline repro; python -m sic.report.provenance"),
+        ("status -c", "python -m sic.pipeline status -c"),
+        ("repro -s edges", "python -m sic.pipeline repro -s edges"),
         ("lab --no-browser", "jupyter lab --no-browser"),
         ("profile gpu", "python -m sic.profile gpu"),
-        ("bundle mine.zip", "python -m sic.report.provenance mine.zip"),
+        ("bundle mine.zip", "python -m sic.report.provenance bundle mine.zip"),
         (
             "bench -k small",
             "pytest tests/bench.py --benchmark-group-by=group "
@@ -348,7 +348,7 @@ def test_the_test_command_runs_every_check_and_fails_if_one_does(
     programs = [command[0] for command in ran]
     assert programs == ["ruff", "ruff", "mypy", "nbstripout", "pytest"]
     spread = ("-n", "2", "--dist=loadscope", "--no-loadscope-reorder")
-    assert ran[-1] == ("pytest", *spread, "-k", "tcm")
+    assert ran[-1] == ("pytest", *spread, "--durations=25", "-k", "tcm")
     monkeypatch.setattr(study, "run", lambda *command: 3 * (command[0] in ("mypy", "pytest")))
     capsys.readouterr()
     assert study.test([]) == 3

@@ -1,5 +1,7 @@
 """Notebook runs: equal inputs give equal bytes, failures give one line, prose reruns nothing."""
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +14,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from sic.errors import SicError
-from sic.report.notebook import execute, extract
+from sic.report.notebook import execute, extract, read
+
+ROOT = Path(__file__).parents[1]
 
 
 def write(path: Path, *code: str, prose: str = "# Question") -> Path:
@@ -104,7 +108,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_missing_notebook_is_named() -> None:
-    with pytest.raises(SicError, match=r"no notebook absent.ipynb"):
+    with pytest.raises(SicError, match=r"^cannot read absent.ipynb: No such file"):
         execute(Path("absent.ipynb"), Path("reports/a"), {})
 
 
@@ -145,5 +149,64 @@ def test_a_broken_notebook_and_an_empty_folder_are_named() -> None:
     with pytest.raises(SicError, match=r"no notebooks in notebooks"):
         extract(Path("notebooks"), Path("build/code"))
     Path("notebooks/10_a.ipynb").write_text("{")
-    with pytest.raises(SicError, match=r"cannot read notebooks/10_a.ipynb"):
+    with pytest.raises(SicError, match=r"^notebooks/10_a.ipynb is not a notebook; "):
         extract(Path("notebooks"), Path("build/code"))
+
+
+@pytest.mark.parametrize("name", ["conda-env-vision-py", None])
+def test_a_notebook_saved_by_another_kernel_runs_as_this_python(name: str | None) -> None:
+    book = write(Path("book.ipynb"), "m = 1", "import sys\nprint(sys.executable, m)")
+    saved = nbformat.read(book, as_version=4)
+    del saved.metadata["kernelspec"]
+    if name:
+        saved.metadata["kernelspec"] = {"name": name, "display_name": name, "language": "python"}
+    book.write_text("\ufeff" + nbformat.writes(saved), encoding="utf-8")  # as Windows editors do
+    execute(book, Path("reports/a"), {"m": 5})
+    done = nbformat.read("reports/a/notebook.ipynb", as_version=4)
+    assert done.cells[-1].outputs[0].text == f"{sys.executable} 5\n"
+    assert done.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("{\n<<<<<<< HEAD\n=======\n>>>>>>> b\n}", "holds both sides of a merge; choose one"),
+        ("[]", "is not a notebook"),
+        ("{}", "is not a notebook"),
+        ('{"nbformat": 99, "cells": []}', "is not a notebook"),
+        ("m = 5", "is not a notebook"),
+        ("caf\xe9", "is not a notebook"),
+        ("", "is not a notebook"),
+    ],
+)
+def test_what_is_no_notebook_is_one_line(content: str, line: str) -> None:
+    Path("book.ipynb").write_bytes(content.encode("latin-1"))
+    with pytest.raises(SicError, match=rf"^book\.ipynb {line}"):
+        read(Path("book.ipynb"))
+
+
+# ---- the study's own ----
+
+
+@pytest.mark.parametrize("book", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda b: b.stem)
+def test_every_notebook_goes_to_the_study_s_folder_before_it_reads_anything(book: Path) -> None:
+    cells = nbformat.read(book, as_version=4).cells
+    first, second = [cell for cell in cells if cell.cell_type == "code"][:2]
+    assert first.metadata.tags == ["parameters"]
+    assert first.source.startswith('parameters = "params.yaml"')
+    before = second.source.partition("files.enter_study()\n")[0]
+    assert before != second.source
+    assert "load" not in before
+    assert "Path(" not in before
+
+
+def test_a_notebook_runs_in_its_own_folder_as_jupyterlab_and_nbconvert_start_it() -> None:
+    for name in ("params.yaml", "notebooks/10_data.ipynb"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, name)
+    words = ["--execute", "--to=notebook", "--output=done", "notebooks/10_data.ipynb"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "nbconvert", *words], check=True, env=environment)
+    assert Path("data/images.json").is_file()
+    made = {path.name for path in Path("notebooks").iterdir()}
+    assert made <= {"10_data.ipynb", "done.ipynb", ".ipynb_checkpoints"}
