@@ -23,17 +23,13 @@ from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 from sic.errors import SicError
-from sic.files import replacing_folder, write_text
+from sic.files import replacing_folder
 
 Root = str | ModuleType | Callable[..., Any]  # a dotted name, a module, a function or a class
 #: What decides no result: messages, how files are written and work is shared, and the reader of
 #: params.yaml, whose values count one by one.
-PLUMBING = (
-    *("sic.errors", "sic.files", "sic.params", "sic.progress", "sic.schema", "sic.source"),
-    "sic.work",
-)
-
-_Cells = list[tuple[str, list[ast.stmt]]]  # tags and statements
+_PLUMBING = ("errors", "files", "params", "progress", "schema", "source", "work")
+PLUMBING = tuple(f"sic.{name}" for name in _PLUMBING)
 
 _OWN = Path(__file__).parents[__name__.count(".") - 1]
 _own = cache(lambda: _Package(_OWN))
@@ -48,7 +44,7 @@ _NAMES = _GLOBALS | _LOCALS | {"LOAD_FROM_DICT_OR_DEREF", "STORE_NAME", "STORE_G
 
 
 def reach(roots: Iterable[Root], *, leave: Collection[str] = ()) -> str:
-    """The text of all that is reached from entry points of this package, read once per process.
+    """The text of all that is reached from entry points of this package, read once a process.
 
     Args:
         roots: where to start; of a module all is taken, of a folder all of its modules.
@@ -62,14 +58,9 @@ def reach(roots: Iterable[Root], *, leave: Collection[str] = ()) -> str:
         return _reach(tuple(map(_dotted, roots)), frozenset(leave))
 
 
-def fingerprint(content: Any, *roots: Root) -> str:
-    """Sixteen hexadecimal digits for settings, as JSON, and for the code that results depend on.
-
-    Args:
-        content: what JSON can hold.
-        roots: where the code starts, as of :func:`reach`; ``PLUMBING`` is left.
-    """
-    text = f"{json.dumps(content, sort_keys=True)}\n{reach(roots, leave=PLUMBING)}"
+def fingerprint(content: Any, *roots: Root, leave: Collection[str] = PLUMBING) -> str:
+    """Sixteen hexadecimal digits for settings, as JSON, and the code that :func:`reach` finds."""
+    text = f"{json.dumps(content, sort_keys=True)}\n{reach(roots, leave=leave)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -95,8 +86,8 @@ def extract(
             parsed = _cells(path)
             left = [n for p, names in (leave or {}).items() if fnmatch(path.stem, p) for n in names]
             code.modules[""] = _Module("", "?", [s for _, cell in parsed for s in cell])
-            reached = _Walk(code, left).text([_Name("")])
-            write_text(partial / f"{path.stem}.py", f"{_written(parsed)}\n{reached}")
+            text = f"{_written(parsed)}\n{_Walk(code, left).text([_Name('')])}"
+            (partial / f"{path.stem}.py").write_text(text, encoding="utf-8")
 
 
 def cells(notebook: Path) -> str:
@@ -116,9 +107,6 @@ def _dotted(root: Root) -> str:
     return f"{root.__module__}.{root.__qualname__}"
 
 
-# ---- reading and writing ---------------------------------------------------------------------
-
-
 def _parse(source: bytes | str, where: str) -> list[ast.stmt]:
     try:
         tree = ast.parse(source)
@@ -129,7 +117,7 @@ def _parse(source: bytes | str, where: str) -> list[ast.stmt]:
     return tree.body
 
 
-def _cells(notebook: Path) -> _Cells:
+def _cells(notebook: Path) -> list[tuple[str, list[ast.stmt]]]:
     try:
         content = json.loads(notebook.read_bytes().decode("utf-8-sig"))
         code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
@@ -138,8 +126,7 @@ def _cells(notebook: Path) -> _Cells:
         raise SicError(f"cannot read {notebook}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise SicError(f"cannot read {notebook}: it is no notebook of format 4") from error
-    where = f"{notebook}, code cell"
-    return [(tags, _cell(text, f"{where} {n}")) for n, (tags, text) in enumerate(parts, 1)]
+    return [(t, _cell(s, f"{notebook}, code cell {n}")) for n, (t, s) in enumerate(parts, 1)]
 
 
 def _cell(text: str, where: str) -> list[ast.stmt]:
@@ -156,7 +143,7 @@ def _cell(text: str, where: str) -> list[ast.stmt]:
                 raise
 
 
-def _written(parsed: _Cells) -> str:
+def _written(parsed: list[tuple[str, list[ast.stmt]]]) -> str:
     return "\n".join("\n".join((f"# %% {tags}".rstrip(), *map(_text, s), "")) for tags, s in parsed)
 
 
@@ -189,9 +176,6 @@ class _Plain(ast.NodeTransformer):
         if getattr(node, "body", None) == []:
             node.body = [ast.Pass()]  # type: ignore[attr-defined]
         return node
-
-
-# ---- statements and modules ------------------------------------------------------------------
 
 
 class _Name(NamedTuple):
@@ -282,18 +266,21 @@ def _acts(part: ast.AST) -> bool:
 class _Module:
     """The statements of a module, and what its names stand for: statements and imports."""
 
-    def __init__(self, name: str, folder: str, body: Iterable[ast.stmt]) -> None:
-        main = {s for s in body if isinstance(s, ast.If) and "'__main__'" in ast.unparse(s.test)}
-        self.statements = [_Statement(node, name, folder) for node in body if node not in main]
+    def __init__(self, name: str, folder: str, body: list[ast.stmt]) -> None:
+        ifs = (s for s in body if isinstance(s, ast.If) and not s.orelse)
+        tests: dict[ast.stmt, str] = {s: ast.unparse(s.test) for s in ifs}
+        body = [s for s in body if "'__main__'" not in tests.get(s, "")]  # no part of an import
+        self.statements = [_Statement(node, name, folder) for node in body]
         self.names: dict[str, list[_Statement | _Name]] = defaultdict(list)
         self.runs: list[_Name] = []  # imported and not used, for what it does
         used = {use.names[:1] for s in self.statements for use in s.uses if use.module == name}
         for statement in self.statements:
-            plain = isinstance(statement.node, ast.Import | ast.ImportFrom)
-            for local in statement.binds:
+            typed = tests.get(statement.node) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+            plain = typed or isinstance(statement.node, ast.Import | ast.ImportFrom)
+            for local in statement.binds - {"__doc__"}:
                 imported = (target for name, target in statement.imports if name == local)
                 self.names[local] += [*([] if plain else [statement]), *imported]
-            if plain and name != folder:  # what a folder imports is for others to use
+            if plain and not typed and name != folder:  # what a folder imports is for others to use
                 self.runs += (target for local, target in statement.imports if (local,) not in used)
 
 
@@ -358,10 +345,9 @@ class _Walk:
             self.follow(root)
         while self.waiting:
             module, statement = self.waiting.pop()
-            names = self.package[module].names.keys()
             self.run(name for _, name in statement.imports)
             for use in statement.uses:
-                if use.module != module or {*use.names[:1]} <= names:  # else a name of Python
+                if use.module != module or {*use.names[:1]} <= self.package[module].names.keys():
                     self.follow(use)
         parts = []
         for module, found in sorted(self.taken.items()):
