@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,10 @@ class Crops(Dataset[Crop]):
             raise SicError("there are no training images; set data.train in params.yaml")
         self.photos, self.size, self.count, self.seed = photos, size, count, seed
         self._load = lru_cache(maxsize=self.CACHE)(Photo.load)
+        self._order = lru_cache(maxsize=2)(partial(_order, seed, len(photos)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Workers that are not forked get it by pickle, which cannot hold the cache: theirs is new.
+        # Workers that are not forked get it by pickle, which cannot hold caches: theirs are new.
         return type(self), (self.photos, self.size, self.count, self.seed)
 
     def __len__(self) -> int:
@@ -86,13 +87,17 @@ class Crops(Dataset[Crop]):
 
     def __getitem__(self, index: int) -> Crop:
         epoch, place = divmod(index, len(self.photos))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.photos))
-        image, mask = self._load(self.photos[order[place]])
+        image, mask = self._load(self.photos[self._order(epoch)[place]])
         rng = np.random.default_rng((self.seed, epoch, place))
         top, left = (int(rng.integers(max(side - self.size, 0) + 1)) for side in mask.shape)
         window = np.s_[top : top + self.size, left : left + self.size]
         x, m_x = tensors(image[window], mask[window], self.size)
         return (x.flip(-1), m_x.flip(-1)) if rng.random() < 0.5 else (x, m_x)
+
+
+def _order(seed: int, count: int, epoch: int) -> np.ndarray:
+    """In which order an epoch visits its images."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def tensors(image: np.ndarray, mask: np.ndarray, multiple: int) -> Crop:
