@@ -141,6 +141,17 @@ def test_nothing_found_is_no_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.boxes.shape, found.scores.shape, found.classes) == ((0, 4), (0,), [])
 
 
+def test_a_file_of_a_newer_onnx_is_refused_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "new.onnx"
+    # A model of IR version 99 with an empty graph and operators of version 13, in protobuf.
+    path.write_bytes(bytes([0x08, 99, 0x3A, 0, 0x42, 2, 0x10, 13]))
+    with pytest.raises(SicError) as error:
+        detectors.Yolox(path, 0.01)
+    reason = r"Unsupported model IR version: 99, max supported IR version: \d+"
+    line = rf"{path} is not an ONNX model that can be read \({reason}\); see detect\.weights"
+    assert re.fullmatch(line, str(error.value))
+
+
 def test_a_file_that_is_not_yolox_s_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -178,6 +178,32 @@ def test_sixteen_bits_change_little(tiny: Path) -> None:
     assert scores[1] == pytest.approx(scores[0], abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("size", "threshold"),
+    [((1, 1), 0.0), ((1, 1), 1.0), ((3, 5), 0.0), ((50, 60), 1.0), ((1, 3000), 0.0)],
+)
+def test_pictures_of_any_size_go_through_crops(
+    size: tuple[int, int], threshold: float, tiny: Path
+) -> None:
+    knobs = {"crop_n_layers": 1, "points_per_side": 1, "pred_iou_thresh": threshold}
+    chosen = settings(segmenter="sam_vit_b", checkpoint=str(tiny), sam=KNOBS | knobs)
+    found = sam.segmenter(chosen, tiny, Worker())(np.resize(photos.chelsea()[:50, :60], (*size, 3)))
+    assert all(segment.decode(one).shape == size for one in found)
+    nothing = threshold == 1 or size == (1, 3000)  # no score is above 1; 1/3 of a row is no row
+    assert bool(found) != nothing
+
+
+def test_crops_without_a_point_are_one_line(tiny: Path) -> None:
+    knobs = KNOBS | {"points_per_side": 2, "crop_n_points_downscale_factor": 4, "crop_n_layers": 1}
+    chosen = settings(segmenter="sam_vit_b", checkpoint=str(tiny), sam=knobs)
+    with pytest.raises(SicError, match=r"segment\.sam\.points_per_side: 2 leaves no point"):
+        sam.segmenter(chosen, tiny, Worker())
+    without = settings(
+        segmenter="sam_vit_b", checkpoint=str(tiny), sam=knobs | {"crop_n_layers": 0}
+    )
+    sam.segmenter(without, tiny, Worker())
+
+
 def test_no_segments_is_no_error(tiny: Path) -> None:
     chosen = settings(
         segmenter="sam_vit_b", checkpoint=str(tiny), sam=KNOBS | {"pred_iou_thresh": 1.0}

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from sic.codec.loss import Loss
 from sic.codec.tcm import TCM
 from sic.data.crops import Crops, Photo, tensors
 from sic.errors import SicError
-from sic.training import loop
+from sic.training import jobs, loop
 from sic.training import run as checkpoint
 from sic.work import Worker
 
@@ -177,6 +178,18 @@ def test_training_lowers_the_loss(photos: list[Photo], tmp_path: Path) -> None:
     assert validation.loss.iloc[-1] < 0.7 * validation.loss.iloc[0]
     assert list(history.columns) == ["step", "split", "loss", "bpp", "psnr"]
     assert shown == [3, 5, 7, 9, 11, 13], "the curves are drawn after every validation"
+
+
+def test_where_no_photo_has_an_edge_there_is_no_psnr(photos: list[Photo], tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((160, 200), dtype=bool)).save(tmp_path / "empty.png")
+    blank = replace(photos[0], mask=tmp_path / "empty.png")
+    run = a_run([blank], steps=1, validation=[blank])
+    history = loop.train(a_codec(), objectives.machine_loss(0.01), run, tmp_path)
+    assert history.psnr.isna().all(), "and not an infinite one"
+    assert history[["loss", "bpp"]].notna().all(axis=None)
+    both = a_run(photos, validation=[blank, photos[1]])
+    job = jobs.Job(a_codec(), objectives.machine_loss(0.01), both, "SA-ICM", "scratch")
+    assert job.without_edges() == ["0.png"]
 
 
 def test_a_stopped_run_continues_to_the_same_weights(photos: list[Photo], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 All of them were trained on COCO, by others and on original pictures; none is fine-tuned here.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -54,6 +55,10 @@ _YOLOX_NANO = (
 
 STRIDES = (8, 16, 32)  # of YOLOX's three grids, in pixels of its input
 GREY = 114  # what YOLOX pads with
+#: What onnxruntime says before it says why: a code, the path, its own source and signature.
+_NOT_THE_REASON = re.compile(
+    r"^.*? failed:|^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+:\d+ .*?\) (?=\w)", re.DOTALL
+)
 _NMS_IOU = 0.65  # with which YOLOX's accuracies are published
 _MAX_LOG = 10.0  # of a raw width or height in strides; decoded ones are pixels, and larger
 
@@ -167,9 +172,10 @@ class Yolox:
             onnx_errors.InvalidArgument,
             onnx_errors.NotImplemented,
             onnx_errors.NoSuchFile,
-        ):
+        ) as error:
+            reason = " ".join(_NOT_THE_REASON.sub("", str(error)).split())
             raise SicError(
-                f"{path} is not an ONNX model that can be read; see detect.weights"
+                f"{path} is not an ONNX model that can be read ({reason}); see detect.weights"
             ) from None
         self.height, self.width = self._input_size()
 

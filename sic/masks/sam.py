@@ -141,24 +141,50 @@ def segmenter(
 ) -> Callable[[Pixels], list[Record]]:
     """The automatic mask generator with the weights in ``path``: uint8 (H, W, 3) → records.
 
+    A picture so narrow that nothing of it is left at the model's resolution has no segments.
+
     Raises:
-        SicError: as :func:`load`, or no such device.
+        SicError: as :func:`load`; no such device; crops without a point to ask at.
     """
     import torch
     from segment_anything import SamAutomaticMaskGenerator
+    from segment_anything.utils.amg import MaskData
 
+    sam = settings.sam
+    if sam.points_per_side < sam.crop_n_points_downscale_factor**sam.crop_n_layers:
+        raise SicError(
+            f"segment.sam.points_per_side: {sam.points_per_side} leaves no point in the smallest "
+            f"crops (crop_n_points_downscale_factor {sam.crop_n_points_downscale_factor}, "
+            f"crop_n_layers {sam.crop_n_layers}); raise it, or lower one of these"
+        )
     device = work.device(machine.device, worker=worker)
     model = load(settings.segmenter, path).to(device).requires_grad_(False)
     _in_precision(model, device, settings.precision)
-    generator = SamAutomaticMaskGenerator(
+    side = model.image_encoder.img_size
+
+    class Generator(SamAutomaticMaskGenerator):
+        """The package's, for crops of any size, and for those in which nothing is found, too."""
+
+        def _process_crop(self, image: Pixels, crop_box: list[int], *where: Any) -> MaskData:
+            x0, y0, x1, y1 = crop_box
+            if _vanishes(y1 - y0, x1 - x0, side):
+                return MaskData()
+            data = super()._process_crop(image, crop_box, *where)
+            data["crop_boxes"] = data["crop_boxes"].reshape(-1, 4)
+            return data
+
+    generator = Generator(
         model,
         output_mode="coco_rle",
-        **settings.sam.model_dump(),
         points_per_batch=machine.points_per_batch,
+        **sam.model_dump(),
     )
 
     @torch.inference_mode()
     def generate(pixels: Pixels) -> list[Record]:
+        height, width, _ = pixels.shape
+        if _vanishes(height, width, side):
+            return []
         found = generator.generate(pixels)
         return [
             record(one["segmentation"], one["predicted_iou"], one["stability_score"])
@@ -166,6 +192,11 @@ def segmenter(
         ]
 
     return generate
+
+
+def _vanishes(height: int, width: int, side: int) -> bool:
+    """Whether a crop has no pixel left when its long side is scaled to the model's."""
+    return 2 * side * min(height, width) < max(height, width, 1)
 
 
 def _in_precision(model: "Sam", device: "torch.device", precision: str) -> None:

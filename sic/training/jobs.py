@@ -7,6 +7,7 @@ beforehand, and the stage takes up what they end with::
     dvc repro fusion@m5-q2
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,10 @@ class Job:
     def train(self, show: Callable[[pd.DataFrame], None] | None = None) -> pd.DataFrame:
         """The history of :func:`sic.training.loop.train`, begun or taken up where it stopped."""
         return loop.train(self.codec, self.loss, self.run, show=show)
+
+    def without_edges(self) -> list[str]:
+        """The validation photos whose edge mask is empty: on these no error is seen."""
+        return [p.image.name for p in self.run.validation if not p.load()[1].any()]
 
 
 def sa_icm(study: params.Params) -> Job:
@@ -300,7 +305,8 @@ def _last_validation(history: Path) -> dict[str, float]:
     """Loss, bpp and PSNR of the last validation, as training measured them."""
     rows = pd.read_csv(history)
     row = rows[rows.split == "validation"].iloc[-1]
-    return {name: float(row[name]) for name in ("loss", "bpp", "psnr")}
+    measured = row[["loss", "bpp", "psnr"]].dropna()  # no PSNR where there was no edge
+    return {str(name): float(value) for name, value in measured.items()}
 
 
 def _cards(files: dict[str, Path]) -> str:
@@ -323,7 +329,7 @@ def _cards(files: dict[str, Path]) -> str:
             f"{settings['learning_rate']:g} {settings['schedule']}",
             origin["seed"],
             f"{origin['validation']['bpp']:.3f}",
-            f"{origin['validation']['psnr']:.2f}",
+            f"{origin['validation'].get('psnr', math.nan):.2f}",
             f"{sum(p.numel() for p in weights.build(about['settings']).parameters()):,}",
             f"{path.stat().st_size:,}",
             f"`{about['fingerprint'][:16]}`",

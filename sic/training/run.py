@@ -142,7 +142,8 @@ class Run:
 class History:
     """L, bits per pixel and PSNR over the steps, in training and on the validation images.
 
-    ``loss`` is L, ``bpp`` is R(y) + R(z), ``psnr`` is in dB, before rounding, on the edges for (2).
+    ``loss`` is L, ``bpp`` is R(y) + R(z), ``psnr`` is in dB, before rounding, on the edges for (2);
+    it is empty (NaN) where there was no error to measure, as on photos without an edge.
     Training rows are means over the steps since the row before.
     """
 
@@ -164,7 +165,7 @@ class History:
         for split, values in (("train", self.recent), ("validation", [validation])):
             if values and values[0]:
                 total, bpp, mse = np.mean(values, axis=0).tolist()
-                psnr = -10 * math.log10(mse) if mse else math.inf  # no edge in sight
+                psnr = -10 * math.log10(mse) if mse else math.nan
                 self.rows.append(
                     {"step": step, "split": split, "loss": total, "bpp": bpp, "psnr": psnr}
                 )
