@@ -276,7 +276,7 @@ class TCM(nn.Module):
         return torch.cat(y_hat, dim=1), likelihoods
 
     def forward(self, x: Tensor) -> CodecOutput:
-        """Code and decode images.
+        """Code and decode images; of the base (4)(5): x̂_t = g_machine(conc(ŷ_1 … ŷ_n)).
 
         Args:
             x: (B, 3, H, W) in [0, 1]; H and W multiples of ``sic.images.MULTIPLE``.
