@@ -117,7 +117,7 @@ def test_a_name_with_dollars_is_no_mathematics() -> None:
 @pytest.mark.parametrize("book", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda b: b.stem)
 def test_no_notebook_draws_a_name_as_mathematics(book: Path) -> None:
     for line in book.read_text(encoding="utf-8").splitlines():
-        assert not re.search(r"set_title\(.*\{(name|record\.name|row\['name'\])", line)
+        assert not re.search(r"set_title\(.*\{(name\b|record\.name|row\['name'\])", line)
         assert "bar(density.index," not in line
 
 

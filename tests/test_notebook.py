@@ -14,7 +14,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from sic.errors import SicError
-from sic.report.notebook import execute, extract, read
+from sic.report.notebook import execute, read
+from sic.source import extract
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,7 +150,7 @@ def test_a_broken_notebook_and_an_empty_folder_are_named() -> None:
     with pytest.raises(SicError, match=r"no notebooks in notebooks"):
         extract(Path("notebooks"), Path("build/code"))
     Path("notebooks/10_a.ipynb").write_text("{")
-    with pytest.raises(SicError, match=r"^notebooks/10_a.ipynb is not a notebook; "):
+    with pytest.raises(SicError, match=r"^cannot read notebooks/10_a.ipynb: "):
         extract(Path("notebooks"), Path("build/code"))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from ruamel.yaml import YAML
 
 from sic import pipeline
 from sic.errors import STOPPED, SicError
@@ -26,7 +25,7 @@ stages:
     deps: [notebooks/a.ipynb]
     params: [seed]
     outs: [reports/a, results/rd.csv]
-    metrics: [results/m.json: {cache: false, persist: true}]
+    metrics: [results/m.json: {cache: false}]
 """
 # The first run ends at once; one with another seed waits to be stopped.
 CELL = """
@@ -158,13 +157,3 @@ def test_what_only_dvc_can_do_is_left_to_it(words: str, study: Path) -> None:
     given = ["exp", "run", *words.split()]
     assert pipeline.set_params(given) == given
     assert Path("params.yaml").read_bytes() == before
-
-
-def test_what_dvc_keeps_no_copy_of_stays_while_its_stage_runs() -> None:
-    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].values()
-    kinds = ("outs", "metrics", "plots")
-    outs = [out for stage in stages for kind in kinds for out in stage.get(kind, [])]
-    about = [next(iter(out.values())) for out in outs if isinstance(out, dict)]
-    uncached = [out for out in about if out.get("cache") is False]
-    assert len(uncached) == 7
-    assert all(out.get("persist") for out in uncached)
