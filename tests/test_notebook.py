@@ -1,4 +1,4 @@
-"""Notebook runs: equal inputs give equal bytes, failures give one line, prose reruns nothing."""
+"""Notebook runs: equal inputs give equal bytes, failures give one line, and any folder will do."""
 
 import os
 import shutil
@@ -15,7 +15,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from sic.errors import SicError
 from sic.report.notebook import execute, read
-from sic.source import extract
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,47 +110,6 @@ def is_running(pid: int) -> bool:
 def test_a_missing_notebook_is_named() -> None:
     with pytest.raises(SicError, match=r"^cannot read absent.ipynb: No such file"):
         execute(Path("absent.ipynb"), Path("reports/a"), {})
-
-
-def test_extraction_sees_code_and_nothing_else() -> None:
-    Path("notebooks").mkdir()
-    book = write(Path("notebooks/10_a.ipynb"), "m = 1", "print(m)")
-    extract(Path("notebooks"), Path("build/code"))
-    before = Path("build/code/10_a.py").read_bytes()
-
-    saved = nbformat.read(book, as_version=4)
-    saved.cells[0].source = "# Another text"
-    saved.cells[2].execution_count = 3
-    saved.cells[2].outputs = [nbformat.v4.new_output("stream", text="1\n")]
-    saved.cells[2].metadata["execution"] = {"iopub.status.busy": "2026-01-01"}
-    saved.metadata["language_info"] = {"name": "python", "version": "3.12.0"}
-    nbformat.write(saved, book)
-    extract(Path("notebooks"), Path("build/code"))
-    assert Path("build/code/10_a.py").read_bytes() == before
-
-    saved.cells[2].source = "print(m + 1)"
-    nbformat.write(saved, book)
-    extract(Path("notebooks"), Path("build/code"))
-    assert Path("build/code/10_a.py").read_bytes() != before
-
-
-def test_a_notebook_taken_away_leaves_no_code_behind() -> None:
-    Path("notebooks").mkdir()
-    for name in ("10_a", "20_b"):
-        write(Path(f"notebooks/{name}.ipynb"), "m = 1")
-    extract(Path("notebooks"), Path("build/code"))
-    Path("notebooks/20_b.ipynb").unlink()
-    extract(Path("notebooks"), Path("build/code"))
-    assert [p.name for p in Path("build/code").iterdir()] == ["10_a.py"]
-
-
-def test_a_broken_notebook_and_an_empty_folder_are_named() -> None:
-    Path("notebooks").mkdir()
-    with pytest.raises(SicError, match=r"no notebooks in notebooks"):
-        extract(Path("notebooks"), Path("build/code"))
-    Path("notebooks/10_a.ipynb").write_text("{")
-    with pytest.raises(SicError, match=r"^cannot read notebooks/10_a.ipynb: "):
-        extract(Path("notebooks"), Path("build/code"))
 
 
 @pytest.mark.parametrize("name", ["conda-env-vision-py", None])
