@@ -15,6 +15,7 @@ from small import SIZES
 from sic import images
 from sic.codec.tcm import TCM
 from sic.report import pages
+from sic.report.page import page as whole_page
 from sic.report.pages import Picture, Scene
 from sic.stream.scalable import ScalableCodec
 
@@ -32,7 +33,7 @@ def scenes() -> list[Scene]:
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     body = "<h1>Pictures</h1>" + pages.browser(scenes(), tmp_path)
-    (tmp_path / "index.html").write_text(pages.page("Pictures", body))
+    (tmp_path / "index.html").write_text(whole_page("Pictures", body))
     return tmp_path / "index.html"
 
 

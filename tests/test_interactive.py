@@ -13,6 +13,7 @@ from bs4 import BeautifulSoup
 
 from sic.report import pages
 from sic.report.figures import LOOKS
+from sic.report.page import page as whole_page
 
 #: The last of them was not coded as JPEG.
 PHOTOS = ("coffee", "</script>", "no JPEG")
@@ -48,7 +49,7 @@ def table() -> pd.DataFrame:
 def page(table: pd.DataFrame, tmp_path: Path) -> Path:
     means = table[table.image == PHOTOS[0]].drop(columns="image")
     body = pages.rate_distortion_plot(table, means, [*PHOTOS, "without any rows"])
-    (tmp_path / "index.html").write_text(pages.page("Plot", f"<h1>Plot</h1>{body}"))
+    (tmp_path / "index.html").write_text(whole_page("Plot", f"<h1>Plot</h1>{body}"))
     return tmp_path / "index.html"
 
 

@@ -179,7 +179,7 @@ def html(notebook: "NotebookNode", folder: Path) -> str:
     """
     from nbconvert import HTMLExporter
 
-    from sic.report import pages
+    from sic.report.page import page
 
     exporter = HTMLExporter(template_name="basic")
     exporter.embed_images = True
@@ -191,7 +191,7 @@ def html(notebook: "NotebookNode", folder: Path) -> str:
         home = "../" * (len(folder.parts) - 1) + "index.html"
         way_back = f'<a href="{home}">report</a> / {"/".join(folder.parts[1:])} · {way_back}'
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
-    return pages.page(title, body, way_back)
+    return page(title, body, way_back)
 
 
 def _value(text: str) -> int | str:

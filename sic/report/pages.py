@@ -1,4 +1,4 @@
-"""The pages of the report: which there are, and the one look they share."""
+"""What the pages of the report show: which there are, figures, plots and pictures to touch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,8 @@ from sic.files import replacing
 from sic.images import Pixels
 from sic.params import Params
 from sic.report.figures import LOOKS, NAMES
+from sic.report.page import STATIC
 from sic.stream.scalable import ScalableCodec
-
-STATIC = Path(__file__).with_name("static")
 
 _WEBP_SIDE = 16383  # pixels, at most
 
@@ -40,38 +39,6 @@ def names(study: Params) -> list[str]:
         *study.codecs,
         *("evaluate", "compare", "detect", "stream", "pictures"),
     ]
-
-
-def page(title: str, body: str, way_back: str = "") -> str:
-    """A whole HTML page, which needs no other file and no network.
-
-    Args:
-        title: plain text, for the window.
-        body: HTML of the page.
-        way_back: HTML of the line above it, if any.
-    """
-    from pygments.formatters import HtmlFormatter  # only what makes pages needs it
-
-    style = (STATIC / "page.css").read_text() + HtmlFormatter().get_style_defs(".highlight")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>
-{style}
-</style>
-</head>
-<body>
-{f"<nav>{way_back}</nav>" if way_back else ""}
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
 
 
 def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:

@@ -25,6 +25,7 @@ from sic.errors import SicError, exit_on_error
 from sic.files import replacing, sha256, write_text
 from sic.params import Params
 from sic.report import pages
+from sic.report.page import page
 
 PAGE = Path("reports/provenance.html")
 LOCK = Path("dvc.lock")
@@ -110,7 +111,7 @@ agrees with what lies in the folder.</p>
 <h2>params.yaml</h2>
 <details><summary>Every number of the study</summary>
 <pre class="wide">{escape(params.PARAMS.read_text())}</pre></details>"""
-    write_text(path, pages.page("Provenance", body, '<a href="index.html">report</a>'))
+    write_text(path, page("Provenance", body, '<a href="index.html">report</a>'))
 
 
 def _table(rows: Sequence[tuple[str, ...]], heads: list[str]) -> str:

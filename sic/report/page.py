@@ -1,0 +1,38 @@
+"""The one look of all pages, light enough for every stage to load."""
+
+from html import escape
+from pathlib import Path
+
+from pygments.formatters import HtmlFormatter
+
+STATIC = Path(__file__).with_name("static")
+
+
+def page(title: str, body: str, way_back: str = "") -> str:
+    """A whole HTML page, which needs no other file and no network.
+
+    Args:
+        title: plain text, for the window.
+        body: HTML of the page.
+        way_back: HTML of the line above it, if any.
+    """
+    style = (STATIC / "page.css").read_text() + HtmlFormatter().get_style_defs(".highlight")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}
+</style>
+</head>
+<body>
+{f"<nav>{way_back}</nav>" if way_back else ""}
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
