@@ -19,7 +19,7 @@ from sic.anchors import classical
 from sic.evaluation.bd import LAYERED
 from sic.files import replacing
 from sic.images import Pixels
-from sic.report.labels import literal
+from sic.report.page import literal
 
 # ---- how each codec looks in every figure --------------------------------------------------------
 

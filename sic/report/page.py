@@ -1,4 +1,4 @@
-"""The one look of all pages, light enough for every stage to load."""
+"""The look that all pages share, and names as they are spelled: light enough for every stage."""
 
 from html import escape
 from pathlib import Path
@@ -36,3 +36,8 @@ def page(title: str, body: str, way_back: str = "") -> str:
 </body>
 </html>
 """
+
+
+def literal(text: str) -> str:
+    """The text for matplotlib, which takes what stands between two dollars for mathematics."""
+    return text.replace("$", r"\$")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from sic.report.figures import LOOKS
-from sic.report.labels import literal
+from sic.report.page import literal
 
 _BASE, _ADDED, _SHARED = LOOKS["SA-ICM"]["color"], LOOKS["fusion"]["color"], "0.35"
 
