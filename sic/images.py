@@ -12,6 +12,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from sic.errors import SicError
 from sic.files import replacing
+from sic.sizes import bpp as bpp
+from sic.sizes import size_problem as size_problem
 
 if TYPE_CHECKING:  # torch takes seconds to import and reading files does not need it
     from torch import Tensor
@@ -19,11 +21,6 @@ if TYPE_CHECKING:  # torch takes seconds to import and reading files does not ne
 Pixels = NDArray[np.uint8]
 
 MULTIPLE = 128  # of height and width: g_a halves 4 times, h_a twice, h_a's windows are 4, g_a's 8
-
-#: Pictures beyond this are refused by writer and reader of streams (8K UHD, 7680×4320, fits).
-MAX_PIXELS = 2**25
-#: Largest side: a stream's header has 16 bits for it.
-MAX_SIDE = 2**16 - 1
 
 # Tags of TIFF and EXIF.
 _BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES, _FORMAT = 0x0102, 0x0106, 0x0112, 0x011C, 0x0153
@@ -41,11 +38,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def bpp(size: int, height: int, width: int) -> float:
-    """Bits per pixel of a file of ``size`` bytes with a picture of height × width pixels."""
-    return 8 * size / (height * width)
 
 
 def read(path: Path | str) -> Pixels:
@@ -188,18 +180,6 @@ def to_uint8(x_hat: "Tensor") -> Pixels:
 def quantise(x_hat: "Tensor") -> "Tensor":
     """x_hat (B, C, H, W) as an 8-bit picture has it: clamped, in steps of 1/255."""
     return (x_hat.clamp(0, 1) * 255).round() / 255
-
-
-def size_problem(height: int, width: int) -> str:
-    """Why a picture of this size cannot be coded, or an empty string."""
-    if height == 0 or width == 0:
-        return f"a picture of {height}×{width} pixels has none"
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
-        return (
-            f"a picture of {height}×{width} pixels is beyond the limit of {MAX_PIXELS} "
-            f"(and {MAX_SIDE} a side); cut or scale it"
-        )
-    return ""
 
 
 def padded(height: int, width: int, multiple: int = MULTIPLE) -> tuple[int, int]:

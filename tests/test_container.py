@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sic.errors import StreamError
-from sic.images import MAX_PIXELS
+from sic.sizes import MAX_PIXELS
 from sic.stream import container
 from sic.stream.container import (
     HEADER_BYTES,

@@ -275,6 +275,12 @@ def test_one_failure_does_not_stop_the_others(tmp_path, capsys, batch):
     ]
 
 
+def test_a_name_that_is_no_text_is_printed_all_the_same(capsys):
+    job = Job(Path("caf\udce9.png"), Path("caf\udce9.sic"))
+    stream_files.each([job], lambda _: [Coded(job.target, 1000, 8000)], "test", 1)
+    assert capsys.readouterr().out.startswith("caf\\udce9.sic: 1,000 bytes, 1.0000 bpp, ")
+
+
 @pytest.mark.parametrize("names", [("a",), ("a", "b")])
 def test_what_was_left_is_said(names, tmp_path, capsys):
     jobs = [Job(tmp_path / name, tmp_path) for name in names]

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple, Self
 
 from sic.errors import StreamError
-from sic.images import bpp, size_problem
+from sic.sizes import bpp, size_problem
 
 # ---- the machine that wrote a stream -------------------------------------------------------------
 

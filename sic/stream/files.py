@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sic import progress
 from sic.errors import SicError, StreamError
 from sic.files import cannot_write, files_below, sha256, write_bytes
-from sic.images import bpp
+from sic.sizes import bpp
 from sic.stream.container import MAX_BYTES, Layer, info, read_layer, read_layers
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and `info` does not need it
@@ -298,8 +298,8 @@ def _results(
 
 
 def _line(name: str, coded: Coded, seconds: float) -> str:
-    bpp = 8 * coded.bytes / coded.pixels
-    return f"{name}: {coded.bytes:,} bytes, {bpp:.4f} bpp, {seconds:.2f} s"
+    line = f"{name}: {coded.bytes:,} bytes, {bpp(coded.bytes, coded.pixels, 1):.4f} bpp, "
+    return (line + f"{seconds:.2f} s").encode(errors="backslashreplace").decode()  # as describe
 
 
 def first_file(path: Path) -> Path:

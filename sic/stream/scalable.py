@@ -128,7 +128,7 @@ class ScalableCodec:
         """Code a picture: the base layer, then the enhancement if the codec has one.
 
         Args:
-            image: uint8 (H, W, 3) RGB, at most ``sic.images.MAX_PIXELS`` pixels.
+            image: uint8 (H, W, 3) RGB, at most ``sic.sizes.MAX_PIXELS`` pixels.
 
         Raises:
             SicError: if the picture is not of that form, or the weights give no finite numbers.
