@@ -45,11 +45,11 @@ def add_encode(commands: Commands) -> None:
 
 def run_encode(arguments: argparse.Namespace) -> None:
     """Code one picture or a folder of them."""
+    if arguments.split and arguments.enhancement is None:
+        raise SicError("--split needs an --enhancement to split off")
     from sic.images import SUFFIXES
 
     jobs = stream_files.pair(arguments.source, arguments.output, SUFFIXES, stream_files.SUFFIX)
-    if arguments.split and arguments.enhancement is None:
-        raise SicError("--split needs an --enhancement to split off")
     codec = _codec(arguments)
     sources = stream_files.Sources(arguments.output) if arguments.source.is_dir() else None
     stream_files.each(
@@ -79,10 +79,10 @@ def add_decode(commands: Commands) -> None:
 
 def run_decode(arguments: argparse.Namespace) -> None:
     """Decode one file or a folder of them."""
-    jobs = stream_files.pair(arguments.source, arguments.output, {stream_files.SUFFIX}, ".png")
     layer: Reader = arguments.layer or ("human" if arguments.enhancement else "machine")
     if layer == "human" and arguments.enhancement is None:
         raise SicError("--layer human needs --enhancement, the weights of the second layer")
+    jobs = stream_files.pair(arguments.source, arguments.output, {stream_files.SUFFIX}, ".png")
     codec = _codec(arguments)
     stream_files.each(
         jobs, lambda some: stream_files.decode(codec, some, layer), "decode", arguments.batch

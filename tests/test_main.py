@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,8 +165,8 @@ def test_train_leaves_a_finished_run_for_the_stage(tmp_path, capsys, monkeypatch
     trained = []
     job = SimpleNamespace(train=lambda: trained.append("q2"), run=SimpleNamespace(name="lic/q2"))
     monkeypatch.setattr(jobs, "job", lambda _, words: trained.append(words) or job)
-    assert run("train lic quality=q2") == 0
-    assert trained == [["lic", "quality=q2"], "q2"]
+    assert run("train lic/q2") == 0
+    assert trained == ["lic/q2", "q2"]
     assert capsys.readouterr().out == "lic/q2 is trained; `dvc repro` takes it up\n"
 
 
@@ -210,7 +209,7 @@ def test_wrong_usage_is_exit_code_2(words, capsys):
 def test_a_missing_gpu_is_said(folder, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert run("encode photo.png -o a.sic --base B --device cuda") == 1
-    assert "--device cuda" in capsys.readouterr().err
+    assert "--device: PyTorch finds no GPU here" in capsys.readouterr().err
 
 
 def test_stopping_is_exit_code_130_and_leaves_nothing(folder, capsys, monkeypatch):
@@ -252,9 +251,7 @@ def test_info_starts_without_pytorch(folder):
         "import sys; from sic.__main__ import main; main(['info', 'photo.sic']); "
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
-    start = time.monotonic()
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert time.monotonic() - start < 5
 
 
 def test_a_stage_starts_without_what_takes_as_long_as_all_else():
