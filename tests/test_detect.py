@@ -16,6 +16,7 @@ from small import SIZES
 
 from sic import images, params
 from sic.anchors import cached
+from sic.anchors.programs import CodecError
 from sic.codec import weights
 from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
@@ -335,3 +336,12 @@ def test_wrong_surroundings_are_one_line(
 def test_wrong_settings_are_one_line(values: dict[str, Any], line: str, folder: Path) -> None:
     with pytest.raises(SicError, match=line):
         run(study(values))
+
+
+def test_a_picture_that_a_codec_cannot_code_is_named_with_the_codec(folder: Path) -> None:
+    def refuse(image: images.Pixels) -> tuple[images.Pixels, float]:
+        raise CodecError("WebP", "too large")
+
+    _, files = detection.annotated(study())
+    with pytest.raises(SicError, match=r"^WebP-40 cannot code photos/one\.png: too large; take"):
+        detection._look(refuse, red, files, "WebP-40")
