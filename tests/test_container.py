@@ -33,7 +33,7 @@ layers = st.builds(
     slices=st.integers(1, 255),
     height=st.integers(1, 500),
     width=st.integers(1, 65535),
-    platform=st.binary(min_size=8, max_size=8).map(Platform.unpack),
+    platform=st.binary(min_size=8, max_size=8).map(lambda content: Platform(*content)),
     weights=st.binary(min_size=8, max_size=8),
     symbols=st.binary(min_size=8, max_size=8),
     below=st.just(NOTHING),

@@ -8,28 +8,24 @@ import re
 import struct
 import sys
 import zlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from sic.errors import StreamError
 from sic.sizes import bpp, size_problem
 
-# ---- the machine that wrote a stream -------------------------------------------------------------
-
-# In 8 bytes, so that a reader can name it beside their own.
-
-
-_BYTES = struct.Struct("<8B")
 _SYSTEMS = ("other", "Linux", "Darwin", "Windows")
 _MACHINES = ("other", "x86_64", "aarch64")
 _CAPABILITIES = ("other", "DEFAULT", "AVX2", "AVX512", "SVE256", "VSX", "Z VECTOR")
 _ALIASES = {"AMD64": "x86_64", "arm64": "aarch64"}
 
 
-@dataclass(frozen=True)
-class Platform:
-    """What floating-point results can depend on; a value unknown here reads "other".
+class Platform(NamedTuple):
+    """The machine that wrote a stream: what floating-point results can depend on.
+
+    ``bytes(platform)`` are the 8 bytes in the stream; any 8 are a platform, ``Platform(*content)``,
+    and what is unknown here reads "other".
 
     Args:
         system, machine, capability: places in ``_SYSTEMS``, ``_MACHINES``, ``_CAPABILITIES``
@@ -49,17 +45,19 @@ class Platform:
     python_minor: int
 
     @classmethod
-    def here(cls) -> Self:
+    def here(cls) -> "Platform":
         """This process."""
         import torch  # `info` reads streams without it
 
-        machine = platform.machine()
+        def place(known: tuple[str, ...], name: str) -> int:
+            return known.index(name) if name in known else 0
+
         release = re.match(r"(\d+)\.(\d+)\.(\d+)", torch.__version__)
         major, minor, micro = map(int, release.groups()) if release else (0, 0, 0)
         return cls(
-            _place(_SYSTEMS, platform.system()),
-            _place(_MACHINES, _ALIASES.get(machine, machine)),
-            _place(_CAPABILITIES, torch.backends.cpu.get_cpu_capability()),
+            place(_SYSTEMS, platform.system()),
+            place(_MACHINES, _ALIASES.get(platform.machine(), platform.machine())),
+            place(_CAPABILITIES, torch.backends.cpu.get_cpu_capability()),
             min(torch.get_num_threads(), 255),
             major,
             minor,
@@ -67,33 +65,16 @@ class Platform:
             sys.version_info.minor,
         )
 
-    def pack(self) -> bytes:
-        """The 8 bytes."""
-        return _BYTES.pack(*astuple(self))
-
-    @classmethod
-    def unpack(cls, content: bytes) -> Self:
-        """Read the 8 bytes; any bytes are a platform."""
-        return cls(*_BYTES.unpack(content))
-
     def __str__(self) -> str:
-        names = [
-            known[place] if place < len(known) else known[0]
-            for known, place in (
-                (_SYSTEMS, self.system),
-                (_MACHINES, self.machine),
-                (_CAPABILITIES, self.capability),
-            )
-        ]
+        names = " ".join(
+            known[place] if place < len(known) else "other"
+            for known, place in zip((_SYSTEMS, _MACHINES, _CAPABILITIES), self, strict=False)
+        )
         return (
-            f"{' '.join(names)}, {self.threads} thread{'s' * (self.threads != 1)}, "
+            f"{names}, {self.threads} thread{'s' * (self.threads != 1)}, "
             f"torch {self.torch_major}.{self.torch_minor}.{self.torch_micro}, "
             f"Python 3.{self.python_minor}"
         )
-
-
-def _place(known: tuple[str, ...], name: str) -> int:
-    return known.index(name) if name in known else 0
 
 
 MAGIC = b"SIC"
@@ -111,6 +92,9 @@ HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 #: ``below`` of a base layer, which builds on nothing.
 NOTHING = bytes(8)
 
+#: The one mode of a layer: what is decoded has 8 bits in each of R, G and B.
+RGB8 = 0
+
 
 class Kind(IntEnum):
     """What a layer is."""
@@ -123,12 +107,6 @@ class Kind(IntEnum):
     def label(self) -> str:
         """The name in prose."""
         return self.name.lower()
-
-
-class Mode(IntEnum):
-    """What the decoded picture is."""
-
-    RGB8 = 0
 
 
 class Part(NamedTuple):
@@ -145,10 +123,8 @@ class Layer:
     """One layer of a stream.
 
     Args:
-        kind: base, or one of the two enhancements.
         slices: slices of y that it codes (m of a fusion layer).
         height, width: of the picture, in pixels, without padding.
-        platform: the machine that wrote it.
         weights: first 8 bytes of the fingerprint of its weights.
         symbols: digest of what the decoder must reconstruct exactly (8 bytes).
         below: ``symbols`` of the base layer it builds on; zeros in a base.
@@ -165,7 +141,6 @@ class Layer:
     below: bytes
     z: bytes
     y: bytes
-    mode: Mode = Mode.RGB8
 
     @property
     def size(self) -> int:
@@ -178,27 +153,13 @@ class Layer:
         Raises:
             ValueError: if the picture is larger than a stream may hold.
         """
-        problem = size_problem(self.height, self.width)
-        if problem:
+        if problem := size_problem(self.height, self.width):
             raise ValueError(problem)
-        header = _HEADER.pack(
-            MAGIC,
-            VERSION,
-            self.kind,
-            self.mode,
-            self.slices,
-            0,
-            self.height,
-            self.width,
-            self.platform.pack(),
-            self.weights,
-            self.symbols,
-            self.below,
-            len(self.z),
-            len(self.y),
-        )
+        what = (MAGIC, VERSION, self.kind, RGB8, self.slices, 0, self.height, self.width)
+        whose = (bytes(self.platform), self.weights, self.symbols, self.below)
+        header = _HEADER.pack(*what, *whose, len(self.z), len(self.y))
         payload = self.z + self.y
-        return header + _CHECKSUM.pack(_checksum(header, payload)) + payload
+        return header + _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(header))) + payload
 
 
 def read_layer(stream: bytes, start: int = 0) -> Layer:
@@ -212,22 +173,9 @@ def read_layer(stream: bytes, start: int = 0) -> Layer:
             f"not a .sic stream, or one cut off: {max(len(stream) - start, 0)} bytes where a "
             f"header of {HEADER_BYTES} should stand; fetch the file again"
         )
-    (
-        magic,
-        version,
-        kind,
-        mode,
-        slices,
-        reserved,
-        height,
-        width,
-        platform,
-        weights,
-        symbols,
-        below,
-        z_bytes,
-        y_bytes,
-    ) = _HEADER.unpack_from(stream, start)
+    fields = _HEADER.unpack_from(stream, start)
+    magic, version, kind, mode, slices, reserved, height, width = fields[:8]
+    platform, weights, symbols, below, z_bytes, y_bytes = fields[8:]
     if magic != MAGIC:
         raise StreamError(f"not a .sic stream: it begins with {magic!r} instead of {MAGIC!r}")
     if version != VERSION:
@@ -236,7 +184,7 @@ def read_layer(stream: bytes, start: int = 0) -> Layer:
             "or fetch the file again if it is damaged"
         )
     z_start = start + HEADER_BYTES
-    y_start, end = z_start + z_bytes, z_start + z_bytes + y_bytes
+    end = z_start + z_bytes + y_bytes
     if end > len(stream):
         raise StreamError(
             f"the stream is cut off: {len(stream) - start} of {end - start} bytes of the layer are "
@@ -244,31 +192,21 @@ def read_layer(stream: bytes, start: int = 0) -> Layer:
         )
     header, payload = stream[start : start + _HEADER.size], stream[z_start:end]
     (checksum,) = _CHECKSUM.unpack_from(stream, start + _HEADER.size)
-    if checksum != _checksum(header, payload):
+    if checksum != zlib.crc32(payload, zlib.crc32(header)):
         raise StreamError("the stream is damaged: its checksum is wrong; fetch the file again")
     # From here on the bytes are those some writer meant.
-    problem = size_problem(height, width)
-    if problem:
+    if problem := size_problem(height, width):
         raise StreamError(problem)
-    if kind not in list(Kind) or mode not in list(Mode) or reserved or slices == 0:
+    if kind not in list(Kind) or mode != RGB8 or reserved or slices == 0:
         raise StreamError(
             f"the stream has a layer of kind {kind}, mode {mode} with {slices} slices, which "
             f"version {VERSION} does not have; it was written by another program"
         )
     if (kind == Kind.BASE) != (below == NOTHING):
         raise StreamError("the stream's layer does not say right what it builds on")
+    z, y = payload[:z_bytes], payload[z_bytes:]
     return Layer(
-        kind=Kind(kind),
-        slices=slices,
-        height=height,
-        width=width,
-        platform=Platform.unpack(platform),
-        weights=weights,
-        symbols=symbols,
-        below=below,
-        z=stream[z_start:y_start],
-        y=stream[y_start:end],
-        mode=Mode(mode),
+        Kind(kind), slices, height, width, Platform(*platform), weights, symbols, below, z, y
     )
 
 
@@ -306,12 +244,6 @@ def _check_pair(base: Layer, enhancement: Layer) -> None:
             f"a {base.kind.label} layer stands before a {enhancement.kind.label} layer; a file is "
             "one base layer, then at most one enhancement of it"
         )
-    if enhancement.below != base.symbols or (enhancement.height, enhancement.width) != (
-        base.height,
-        base.width,
-    ):
+    wanted = (enhancement.below, enhancement.height, enhancement.width)
+    if wanted != (base.symbols, base.height, base.width):
         raise StreamError("the enhancement belongs to another base layer; fetch the one of this")
-
-
-def _checksum(header: bytes, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(header))

@@ -54,13 +54,7 @@ class Table:
 
     @classmethod
     def of(cls, low: int, mass: NDArray[np.float64], total: int) -> "Table":
-        """Round probabilities to multiples of 1/total, at least one each; the rest escapes.
-
-        Args:
-            low: the first symbol.
-            mass: (symbols,) probabilities.
-            total: what the frequencies add up to, or slightly more.
-        """
+        """Round probabilities to multiples of 1/total, at least one each; the rest escapes."""
         counts = np.maximum(np.rint(mass * total), 1)
         counts = np.append(counts, max(total - counts.sum(), 1)).astype(np.int64)
         # Integers below 2^53 are exact in float64, so that constriction's own scaling to 24 bits
@@ -71,6 +65,11 @@ class Table:
     def escape(self) -> int:
         """Place of the escape symbol in the table."""
         return len(self.counts) - 1
+
+    @property
+    def high(self) -> int:
+        """The last symbol."""
+        return self.low + self.escape - 1
 
 
 def scale_index(scale: Tensor) -> NDArray[np.uint8]:
@@ -109,7 +108,7 @@ def _gaussian_table(scale: float) -> Table:
 
 
 def learned_tables(bottleneck: EntropyBottleneck) -> tuple[Table, ...]:
-    """The table of each channel of ẑ from its learned cumulative distribution.
+    """The table of each channel of ẑ from its learned cumulative distribution c.
 
     Symbol s stands for the value median + s, with probability c(median + s + ½) −
     c(median + s − ½).  Needs no ``update()`` and no trained quantiles beyond the medians.
@@ -120,19 +119,16 @@ def learned_tables(bottleneck: EntropyBottleneck) -> tuple[Table, ...]:
     with torch.no_grad():
         edges = torch.arange(-LEARNED_REACH, LEARNED_REACH + 2, dtype=torch.float64) - 0.5
         logits = bottleneck.logits(bottleneck.medians + edges)
-        below = torch.sigmoid(logits).squeeze(1).numpy()
-    return tuple(_learned_table(channel) for channel in below)
+    return tuple(_learned_table(channel) for channel in torch.sigmoid(logits).squeeze(1).numpy())
 
 
 def _learned_table(below: NDArray[np.float64]) -> Table:
     """A table from c at the edges −reach − ½ … reach + ½ about the median."""
-    first = int(np.searchsorted(below, LEARNED_TAIL, side="right")) - 1
-    last = int(np.searchsorted(below, 1 - LEARNED_TAIL, side="left"))
-    first, last = max(first, 0), min(last, len(below) - 1)
+    first = max(int(np.searchsorted(below, LEARNED_TAIL, side="right")) - 1, 0)
+    last = int(np.searchsorted(below[:-1], 1 - LEARNED_TAIL, side="left"))
     if last <= first:
         raise SicError("the distribution of z is degenerate; the weights are bad")
-    mass = np.diff(below[first : last + 1])
-    return Table.of(first - LEARNED_REACH, mass, LEARNED_TOTAL)
+    return Table.of(first - LEARNED_REACH, np.diff(below[first : last + 1]), LEARNED_TOTAL)
 
 
 def tables_digest(tables: Sequence[Table]) -> str:
@@ -154,38 +150,29 @@ class SymbolEncoder:
     def __init__(self) -> None:
         self._coder = stream.queue.RangeEncoder()
 
-    @property
-    def bits(self) -> int:
-        """Size so far, rounded up to 32 bits."""
-        return self._coder.num_bits()
-
     def encode(
         self, symbols: NDArray[np.integer], index: NDArray[np.integer], tables: Sequence[Table]
     ) -> None:
-        """Append symbols.
+        """Append symbols (count,), each coded with the table that ``index`` (count,) names.
 
-        Args:
-            symbols: (count,) integers, absolute values up to ``LIMIT``.
-            index: (count,) which of ``tables`` each symbol is coded with.
+        Raises:
+            ValueError: if an absolute value exceeds ``LIMIT``.
         """
-        order, groups = _by_table(index, len(tables))
-        ordered = symbols.astype(np.int64)[order]
-        if ordered.size and np.abs(ordered).max() > LIMIT:
+        symbols = symbols.astype(np.int64)
+        if symbols.size and np.abs(symbols).max() > LIMIT:
             raise ValueError(f"a symbol exceeds ±{LIMIT}")
-        for number, group in groups:
-            table = tables[number]
-            place = ordered[group] - table.low
+        for table, group in _by_table(index, tables):
+            place = symbols[group] - table.low
             escaped = (place < 0) | (place >= table.escape)
             place[escaped] = table.escape
             self._coder.encode(place.astype(np.int32), table.model)
             if escaped.any():
-                self._escape(ordered[group][escaped], table)
+                self._escape(symbols[group][escaped], table)
 
     def _escape(self, symbols: NDArray[np.int64], table: Table) -> None:
         """Sign and distance from the table, as Elias-gamma numbers."""
         above = symbols >= table.low
-        high = table.low + table.escape - 1
-        distance = np.where(above, symbols - high, table.low - symbols)  # at least 1
+        distance = np.where(above, symbols - table.high, table.low - symbols)  # at least 1
         number = 2 * distance - above  # the sign is its lowest bit
         length = np.frexp(number.astype(np.float64))[1].astype(np.int64) - 1
         self._coder.encode(length.astype(np.int32), _LENGTHS)
@@ -199,11 +186,7 @@ class SymbolEncoder:
 
 
 class SymbolDecoder:
-    """Reads one part of a stream: the same calls as the encoder's, then :meth:`finish`.
-
-    Args:
-        part: the bytes that :meth:`SymbolEncoder.finish` gave.
-    """
+    """Reads the bytes that :meth:`SymbolEncoder.finish` gave: the same calls in the same order."""
 
     def __init__(self, part: bytes) -> None:
         words = np.frombuffer(part + bytes(-len(part) % 4), dtype=">u4")
@@ -216,16 +199,14 @@ class SymbolDecoder:
             StreamError: if the bytes are not what an encoder with these tables writes.
         """
         symbols = np.empty(len(index), dtype=np.int32)
-        order, groups = _by_table(index, len(tables))
         try:
-            for number, group in groups:
-                table = tables[number]
-                place = self._coder.decode(table.model, group.stop - group.start)
+            for table, group in _by_table(index, tables):
+                place = self._coder.decode(table.model, len(group))
                 value = place.astype(np.int64) + table.low
                 escaped = place == table.escape
                 if escaped.any():
                     value[escaped] = self._escape(int(escaped.sum()), table)
-                symbols[order[group]] = value
+                symbols[group] = value
         except AssertionError:  # constriction: no encoder writes such bytes
             raise StreamError("the coded symbols do not fit their distributions") from None
         return symbols
@@ -237,9 +218,7 @@ class SymbolDecoder:
             value = self._coder.decode(_BITS, size[coded].astype(np.int32))
             number[coded] += value.astype(np.int64) << shift
         distance = (number + 1) // 2
-        value = np.where(
-            number % 2 == 1, table.low + table.escape - 1 + distance, table.low - distance
-        )
+        value = np.where(number % 2 == 1, table.high + distance, table.low - distance)
         if np.abs(value).max() > LIMIT:
             raise StreamError(f"a coded symbol exceeds ±{LIMIT}")
         return value
@@ -255,22 +234,13 @@ class SymbolDecoder:
 
 
 def _by_table(
-    index: NDArray[np.integer], tables: int
-) -> tuple[NDArray[np.intp], list[tuple[int, slice]]]:
-    """Order of coding: symbols of one table together, tables ascending, else as they stand.
-
-    Returns:
-        the permutation, and for every table in use the slice of it.
-    """
+    index: NDArray[np.integer], tables: Sequence[Table]
+) -> Iterator[tuple[Table, NDArray[np.intp]]]:
+    """The tables in use, in ascending order, each with the places in ``index`` that name it."""
     order = np.argsort(index, kind="stable")
-    ends = np.cumsum(np.bincount(index, minlength=tables))
-    starts = np.concatenate(([0], ends[:-1]))
-    groups = [
-        (number, slice(int(start), int(end)))
-        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
-        if end > start
-    ]
-    return order, groups
+    for group in np.split(order, np.flatnonzero(np.diff(index[order])) + 1):
+        if group.size:
+            yield tables[index[group[0]]], group
 
 
 def _fields(

@@ -215,7 +215,7 @@ def describe(path: Path) -> str:
         raise StreamError(f"{path}: {error}") from error
     size, first = sum(layer.size for layer in layers), layers[0]
     lines = [
-        f"{path}: {first.width}×{first.height} pixels, {first.mode.name}, {size} bytes, "
+        f"{path}: {first.width}×{first.height} pixels, RGB8, {size} bytes, "
         f"{bpp(size, first.height, first.width):.4f} bpp",
         f"  {'layer':<12}{'part':<8}{'bytes':>9}{'bits':>10}{'bpp':>9}",
     ]

@@ -27,28 +27,12 @@ PIXELS_A_ROW = 16
 
 
 def analyse(g_a: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """g_a(x) without gradients.
-
-    Args:
-        g_a: the analysis transform.
-        x: (B, 3, H, W); H and W are multiples of ``sic.images.MULTIPLE``.
-
-    Returns:
-        (B, M, H/16, W/16).
-    """
+    """g_a(x) without gradients: (B, 3, H, W) → (B, M, H/16, W/16)."""
     return _striped(g_a, x, PIXELS_A_ROW, ANALYSIS_REACH)
 
 
 def synthesise(g_s: Callable[[Tensor], Tensor], y_hat: Tensor) -> Tensor:
-    """g_s(ŷ) without gradients.
-
-    Args:
-        g_s: the synthesis transform.
-        y_hat: (B, M, H/16, W/16).
-
-    Returns:
-        (B, 3, H, W), unclamped.
-    """
+    """g_s(ŷ) without gradients: (B, M, H/16, W/16) → (B, 3, H, W), unclamped."""
     return _striped(g_s, y_hat, 1, SYNTHESIS_REACH)
 
 
