@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import os
 import pickle
+import re
 import shutil
 import ssl
 import tempfile
@@ -117,9 +118,10 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise SicError(f"cannot read {path}: {reason}; give the path of a checkpoint") from None
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise SicError(
+            f"cannot read {path}: {error.strerror}; give the path of a checkpoint"
+        ) from None
     except pickle.UnpicklingError as error:
         if "GLOBAL numpy" in str(error):
             raise SicError(
@@ -131,7 +133,7 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
             "ask its authors for a state dict"
         ) from None
     except Exception as error:  # on bytes that are no checkpoint torch.load raises anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = re.split(r"\. |\n", str(error))[0] or type(error).__name__
         raise SicError(
             f"{path} is not a whole checkpoint of tensors ({reason}); download it again"
         ) from None

@@ -21,7 +21,7 @@ from sic.codec.tcm import TCM, Widths
 from sic.errors import SicError
 from sic.files import need_weights, read_tensors, write_bytes
 
-#: Kinds of codec by the name that stands in a checkpoint.
+#: Kinds of codec by the name that stands in a checkpoint; the most general one first.
 KINDS: dict[str, type[TCM]] = {
     "tcm": TCM,
     "additional": AdditionalCodec,
@@ -39,7 +39,7 @@ TABLES = re.compile(r"(^|\.)(_offset|_quantized_cdf|_cdf_length|scale_table)$")
 
 def settings(codec: TCM) -> dict[str, Any]:
     """What :func:`build` needs to make an empty codec of the same kind and size."""
-    kind = next(name for name, cls in KINDS.items() if type(codec) is cls)
+    kind = next(name for name, cls in reversed(KINDS.items()) if isinstance(codec, cls))
     sizes: dict[str, Any] = {"N": codec.N, "M": codec.M, "num_slices": codec.num_slices}
     if isinstance(codec, AdditionalCodec):
         sizes = {"m": codec.m, "N": codec.N, "M": codec.base_M, "num_slices": codec.base_slices}
@@ -141,7 +141,7 @@ def load(path: Path, device: str | torch.device = "cpu") -> TCM:
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     codec = build(about["settings"]).eval()
-    _load_tensors(codec, tensors, path)
+    fill(codec, tensors, path)
     if fingerprint(codec) != about["fingerprint"]:
         raise SicError(f"{path} is damaged: its weights do not match its checksum; make it again")
     return codec.to(device)
@@ -158,7 +158,7 @@ def import_published(path: Path, codec: TCM) -> None:
             shapes and the likely cause.
     """
     tensors = {published_key(key): tensor for key, tensor in read_tensors(path).items()}
-    _load_tensors(codec, tensors, Path(path))
+    fill(codec, tensors, path)
 
 
 def published_key(key: str) -> str:
@@ -183,8 +183,17 @@ def _tensors(codec: TCM) -> dict[str, Tensor]:
     }
 
 
-def _load_tensors(codec: TCM, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into a codec after checking every key and shape."""
+def fill(codec: TCM, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Copy a state dict into a codec after checking every key and shape.
+
+    Args:
+        codec: of the size of the state dict.
+        tensors: by our keys (:func:`published_key`); CompressAI's coding tables are passed over.
+        path: where they come from, for the error.
+
+    Raises:
+        SicError: if they do not fit, naming the key, both shapes and the likely cause.
+    """
     wanted = _tensors(codec)
     given = {key: tensor for key, tensor in tensors.items() if not TABLES.search(key)}
     sizes = ", ".join(f"{k}={v}" for k, v in settings(codec).items() if k not in ("widths", "kind"))
