@@ -46,7 +46,7 @@ GAUSSIAN_DIGEST = "db3b6890af828c35"
 
 @dataclass(frozen=True)
 class Table:
-    """Frequencies of the symbols ``low`` … ``low + len(counts) − 2``, and last of the escape."""
+    """Frequencies of the symbols ``low`` … ``high``, and last of the escape symbol."""
 
     low: int
     counts: NDArray[np.int64]
@@ -158,16 +158,16 @@ class SymbolEncoder:
         Raises:
             ValueError: if an absolute value exceeds ``LIMIT``.
         """
-        symbols = symbols.astype(np.int64)
-        if symbols.size and np.abs(symbols).max() > LIMIT:
+        values = symbols.astype(np.int64)
+        if values.size and np.abs(values).max() > LIMIT:
             raise ValueError(f"a symbol exceeds ±{LIMIT}")
         for table, group in _by_table(index, tables):
-            place = symbols[group] - table.low
+            place = values[group] - table.low
             escaped = (place < 0) | (place >= table.escape)
             place[escaped] = table.escape
             self._coder.encode(place.astype(np.int32), table.model)
             if escaped.any():
-                self._escape(symbols[group][escaped], table)
+                self._escape(values[group][escaped], table)
 
     def _escape(self, symbols: NDArray[np.int64], table: Table) -> None:
         """Sign and distance from the table, as Elias-gamma numbers."""

@@ -14,6 +14,7 @@ docs/format.md, section 5, has the measurements.
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,12 +68,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Bits:
-    """Size of one layer's symbols by the entropy model: −log₂ of their likelihoods, in bits.
-
-    Args:
-        z: of all ẑ.
-        y: of each slice.
-    """
+    """Size of one layer's ẑ and of each slice of y by the entropy model: −log₂ of likelihoods."""
 
     z: float
     y: tuple[float, ...]
@@ -94,108 +90,85 @@ class CodedLatent:
 
 
 class LatentCoder:
-    """Entropy coding of a codec's latents.
-
-    Args:
-        codec: any codec of the study; its weights are copied, in float64.
-    """
+    """Entropy coding of a codec's latents; the codec's weights are copied, in float64."""
 
     def __init__(self, codec: TCM) -> None:
-        self.codec = _in_float64(codec)
+        # A copy for the CPU, without the transforms that symbols do not depend on.
+        transforms = (codec.g_a, codec.g_s, codec.h_a)
+        bare = copy.deepcopy(codec, {id(part): nn.Identity() for part in transforms})
+        self.codec = bare.eval().requires_grad_(False).cpu().double()
         bottleneck = self.codec.entropy_bottleneck
         self.medians = bottleneck.medians.detach().reshape(1, -1, 1, 1)
         self.z_tables = learned_tables(bottleneck)
 
     @torch.inference_mode()
     def encode(self, y: Tensor, z: Tensor) -> CodedLatent:
-        """Quantise and code a latent.
-
-        Args:
-            y: g_a(x), (1, M, H/16, W/16).
-            z: h_a(y), (1, hyper, H/64, W/64).
+        """Quantise and code y (1, M, H/16, W/16) and z (1, hyper, H/64, W/64).
 
         Raises:
             SicError: if values are not finite or beyond what a stream can hold.
         """
-        codec = self.codec
         z_symbols = _symbols(z.cpu().double() - self.medians, "z")
         z_encoder = SymbolEncoder()
         z_encoder.encode(z_symbols.flatten(), _channels(z_symbols.shape), self.z_tables)
-        z_hat = self._z_hat(z_symbols)
-        z_bits = _bits(codec.entropy_bottleneck(z_hat))
+        z_bits = _bits(self.codec.entropy_bottleneck(self._z_hat(z_symbols)))
 
         y_encoder = SymbolEncoder()
-        means, scales = codec.h_mean_s(z_hat), codec.h_scale_s(z_hat)
-        y_hat: list[Tensor] = []
-        symbols: list[Symbols] = []
+        slices = y.cpu().double().chunk(self.codec.num_slices, dim=1)
         y_bits: list[float] = []
-        for k, y_k in enumerate(y.cpu().double().chunk(codec.num_slices, dim=1)):
-            mu, scale, support = codec.slice_parameters(k, means, scales, y_hat)
-            q = _symbols(y_k - mu, "y")
+
+        def write(k: int, mu: Tensor, scale: Tensor) -> Symbols:
+            q = _symbols(slices[k] - mu, "y")
             y_encoder.encode(q.flatten(), scale_index(scale), gaussian_tables())
-            y_hat.append(self._y_hat(k, support, mu, q))
-            symbols.append(q)
-            rounded = mu + torch.from_numpy(q)
-            y_bits.append(_bits(codec.gaussian_conditional(rounded, scale, mu)))
-        latent = Latent(z_symbols, np.concatenate(symbols), torch.cat(y_hat, dim=1))
+            likelihood = self.codec.gaussian_conditional(mu + torch.from_numpy(q), scale, mu)
+            y_bits.append(_bits(likelihood))
+            return q
+
+        latent = self._latent(z_symbols, write)
         if not latent.in_range():
             raise SicError("ŷ holds values that are not finite; the weights are bad, retrain them")
-        return CodedLatent(
-            latent, z_encoder.finish(), y_encoder.finish(), Bits(z_bits, tuple(y_bits))
-        )
+        bits = Bits(z_bits, tuple(y_bits))
+        return CodedLatent(latent, z_encoder.finish(), y_encoder.finish(), bits)
 
     @torch.inference_mode()
     def decode(self, z_part: bytes, y_part: bytes, height: int, width: int) -> Latent:
-        """Read a latent back.
-
-        Args:
-            z_part, y_part: the coded parts.
-            height, width: of the picture in pixels, before padding.
+        """Read the latent of a picture of height × width pixels, before padding, back.
 
         Raises:
             StreamError: if the parts are not what this codec writes for such a picture.  A latent
                 that comes back may still be wrong: compare its digest.
         """
-        codec = self.codec
         rows, cols = (side // MULTIPLE for side in padded(height, width))
-        per_slice = (codec.slice_channels, 8 * rows, 8 * cols)
-        z_shape = (codec.widths.hyper, 2 * rows, 2 * cols)
+        z_shape = (self.codec.widths.hyper, 2 * rows, 2 * cols)
+        z_decoder, y_decoder = SymbolDecoder(z_part), SymbolDecoder(y_part)
 
-        z_decoder = SymbolDecoder(z_part)
+        def read(k: int, mu: Tensor, scale: Tensor) -> Symbols:
+            return y_decoder.decode(scale_index(scale), gaussian_tables()).reshape(mu.shape[1:])
+
         z_symbols = z_decoder.decode(_channels(z_shape), self.z_tables).reshape(z_shape)
         z_decoder.finish()
-        z_hat = self._z_hat(z_symbols)
-
-        y_decoder = SymbolDecoder(y_part)
-        means, scales = codec.h_mean_s(z_hat), codec.h_scale_s(z_hat)
-        y_hat: list[Tensor] = []
-        symbols: list[Symbols] = []
-        for k in range(codec.num_slices):
-            mu, scale, support = codec.slice_parameters(k, means, scales, y_hat)
-            q = y_decoder.decode(scale_index(scale), gaussian_tables()).reshape(per_slice)
-            y_hat.append(self._y_hat(k, support, mu, q))
-            symbols.append(q)
+        latent = self._latent(z_symbols, read)
         y_decoder.finish()
-        latent = Latent(z_symbols, np.concatenate(symbols), torch.cat(y_hat, dim=1))
         if not latent.in_range():
             raise StreamError("the stream decodes to values that are not finite")
         return latent
 
+    def _latent(self, z: Symbols, code: Callable[[int, Tensor, Tensor], Symbols]) -> Latent:
+        """The latent with these ẑ, whose slices ``code`` writes or reads: q of k, μ_k, σ_k."""
+        z_hat = self._z_hat(z)
+        means, scales = self.codec.h_mean_s(z_hat), self.codec.h_scale_s(z_hat)
+        y_hat: list[Tensor] = []
+        symbols: list[Symbols] = []
+        for k in range(self.codec.num_slices):
+            mu, scale, support = self.codec.slice_parameters(k, means, scales, y_hat)
+            symbols.append(code(k, mu, scale))
+            y_hat_k = mu + torch.from_numpy(symbols[k])
+            y_hat_k = y_hat_k + self.codec.latent_residual(k, support, y_hat_k)
+            y_hat.append(torch.round(y_hat_k * GRID) / GRID)
+        return Latent(z, np.concatenate(symbols), torch.cat(y_hat, dim=1))
+
     def _z_hat(self, z: Symbols) -> Tensor:
         return torch.from_numpy(z).double().unsqueeze(0) + self.medians
-
-    def _y_hat(self, k: int, support: Tensor, mu: Tensor, q: Symbols) -> Tensor:
-        """ŷ_k = q + μ_k + LRP_k on the grid."""
-        y_hat_k = mu + torch.from_numpy(q)
-        y_hat_k = y_hat_k + self.codec.latent_residual(k, support, y_hat_k)
-        return torch.round(y_hat_k * GRID) / GRID
-
-
-def _in_float64(codec: TCM) -> TCM:
-    """A copy of a codec for the CPU, without the transforms that symbols do not depend on."""
-    transforms = (codec.g_a, codec.g_s, codec.h_a)
-    bare = copy.deepcopy(codec, {id(part): nn.Identity() for part in transforms})
-    return bare.eval().requires_grad_(False).cpu().double()
 
 
 def _symbols(values: Tensor, name: str) -> Symbols:

@@ -27,7 +27,7 @@ PIXELS_A_ROW = 16
 
 
 def analyse(g_a: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """g_a(x) without gradients: (B, 3, H, W) → (B, M, H/16, W/16)."""
+    """g_a(x) without gradients: (B, 3, H, W), H and W multiples of 128, → (B, M, H/16, W/16)."""
     return _striped(g_a, x, PIXELS_A_ROW, ANALYSIS_REACH)
 
 
