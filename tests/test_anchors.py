@@ -177,7 +177,7 @@ def test_a_size_that_a_codec_has_not_is_one_line(
 def untuned(speed: int) -> Anchor:
     """AVIF as the reference's points were coded: not tuned for PSNR."""
     found = classical.avif(speed)
-    return Still(found.setup, "AVIF", {**found.options, "advanced": {}})
+    return Still(found.setup, {**found.options, "advanced": {}})
 
 
 #: The reference's name and setting; our codec and its setting.  libvvenc's own default codes an

@@ -115,7 +115,7 @@ def test_avif_keeps_full_chroma_and_is_tuned_for_psnr() -> None:
     anchor = make("AVIF")
     assert isinstance(anchor, classical.Still)
     assert anchor.options["subsampling"] == anchor.setup.chroma == "4:4:4"
-    untuned = classical.Still(anchor.setup, "AVIF", {**anchor.options, "advanced": {}})
+    untuned = classical.Still(anchor.setup, {**anchor.options, "advanced": {}})
     assert anchor.encode(PHOTO, 30) != untuned.encode(PHOTO, 30)
     # Red and blue stripes of one pixel: halved chroma would leave nothing of them.
     stripes = np.zeros((64, 64, 3), np.uint8)

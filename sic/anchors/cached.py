@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sic import images, source, work
 from sic.anchors import classical
 from sic.anchors.classical import Anchor, Setup
@@ -42,15 +40,11 @@ _KODAK = {f"kodim{number:02d}" for number in range(1, 25)}
 class Coded:
     """A picture that went through a codec.
 
-    Args:
-        stream: the file, headers and all.
-        x_hat: the decoded picture, uint8 (H, W, 3) RGB.
-        encode_seconds, decode_seconds: wall time on one thread, with colour conversion and the
-            start of the program.
+    The times are wall time on one thread, with colour conversion and the start of the program.
     """
 
-    stream: bytes
-    x_hat: Pixels
+    stream: bytes  # the file, headers and all
+    x_hat: Pixels  # the decoded picture, uint8 (H, W, 3) RGB
     encode_seconds: float
     decode_seconds: float
 
@@ -60,31 +54,25 @@ class Coded:
         return images.bpp(len(self.stream), *self.x_hat.shape[:2])
 
 
-def find(
-    settings: Evaluate,
-) -> tuple[list[tuple[Anchor, Sequence[float]]], dict[str, str]]:
-    """The codecs that params.yaml asks for.
-
-    VVC is VTM's where params.yaml names its folder, else libvvenc's.
+def find(settings: Evaluate) -> tuple[list[tuple[Anchor, Sequence[float]]], dict[str, str]]:
+    """The codecs that params.yaml asks for, VVC by VTM where it names a folder, else by libvvenc.
 
     Returns:
-        Those that this machine has, with their settings; and of each of the others, by its name,
-        why this machine has it not.
+        Those that this machine has, with their settings; and why it lacks the others, by name.
 
     Raises:
         SicError: if VTM is asked for and is not where params.yaml says.
     """
-    s = settings
     wanted: dict[str, tuple[Sequence[float], Callable[[], Anchor]]] = {
-        "VVC": (s.vvc.qp, lambda: _vvc(s)),
-        "HEVC": (s.hevc.qp, lambda: classical.x265(s.hevc.preset)),
-        "AVIF": (s.avif.quality, lambda: classical.avif(s.avif.speed)),
-        "JPEG XL": (s.jpeg_xl.distance, lambda: classical.jpeg_xl(s.jpeg_xl.effort)),
-        "WebP": (s.webp, classical.webp),
-        "JPEG": (s.jpeg, classical.jpeg),
+        "VVC": (settings.vvc.qp, lambda: _vvc(settings)),
+        "HEVC": (settings.hevc.qp, lambda: classical.x265(settings.hevc.preset)),
+        "AVIF": (settings.avif.quality, lambda: classical.avif(settings.avif.speed)),
+        "JPEG XL": (settings.jpeg_xl.distance, lambda: classical.jpeg_xl(settings.jpeg_xl.effort)),
+        "WebP": (settings.webp, classical.webp),
+        "JPEG": (settings.jpeg, classical.jpeg),
     }
     found: list[tuple[Anchor, Sequence[float]]] = []
-    missing: dict[str, str] = {}
+    missing = {}
     for codec, (values, make) in wanted.items():
         try:
             found += [(make(), values)] if values else []
@@ -112,24 +100,14 @@ def published(names: Iterable[str]) -> tuple[tuple[float, float], ...]:
     return PUBLISHED_VTM_KODAK if set(names) == _KODAK else ()
 
 
-# ---- coding, once ----------------------------------------------------------------------------
-
-
 def code(anchor: Anchor, setting: float, image: Pixels, folder: Path = CACHE) -> Coded:
-    """Code and decode one picture; a stream that was coded before is taken up.
-
-    Args:
-        anchor, setting: of :func:`find`.
-        image: uint8 (H, W, 3) RGB.
-        folder: of streams that were coded earlier.
+    """Code and decode uint8 (H, W, 3) RGB; a stream that lies in the folder is taken up.
 
     Raises:
         CodecError: if the codec cannot code this picture, as those of extreme sizes.
     """
-    name = f"{recipe(anchor.setup)}-{anchor.knob}{setting}"
-    stream, encode_seconds = kept(
-        folder / digest(image) / name, lambda: anchor.encode(image, setting)
-    )
+    path = folder / digest(image) / f"{recipe(anchor.setup)}-{anchor.knob}{setting}"
+    stream, encode_seconds = kept(path, lambda: anchor.encode(image, setting))
     start = time.perf_counter()
     try:
         x_hat = anchor.decode(stream, *image.shape[:2])
@@ -145,11 +123,8 @@ def recipe(setup: Setup) -> str:
 
 def digest(*pictures: Pixels) -> str:
     """SHA-256 of pictures, size and all."""
-    whole = hashlib.sha256()
-    for picture in pictures:
-        whole.update(repr(picture.shape).encode())
-        whole.update(np.ascontiguousarray(picture).data)
-    return whole.hexdigest()
+    whole = b"".join(repr(picture.shape).encode() + picture.tobytes() for picture in pictures)
+    return hashlib.sha256(whole).hexdigest()
 
 
 def kept(path: Path, encode: Callable[[], bytes]) -> tuple[bytes, float]:

@@ -25,23 +25,14 @@ from sic.images import Pixels
 
 @dataclass(frozen=True)
 class Setup:
-    """What a reader must know to repeat a curve; columns of the table of results.
+    """What a reader must know to repeat a curve; columns of the table of results."""
 
-    Args:
-        codec: VVC, HEVC, ….
-        version: the program that coded.
-        preset: effort and tuning.
-        chroma: resolution of the chroma planes.
-        bit_depth: bits a sample inside the codec.
-        colour: the conversion between RGB and what is coded.
-    """
-
-    codec: str
-    version: str
-    preset: str
+    codec: str  # VVC, HEVC, …
+    version: str  # of the program that coded
+    preset: str  # effort and tuning
     chroma: Chroma
-    bit_depth: int
-    colour: str
+    bit_depth: int  # bits per sample inside the codec
+    colour: str  # the conversion between RGB and what is coded
 
 
 def label(codec: str, version: str, preset: str, chroma: str, bit_depth: int) -> str:
@@ -51,7 +42,7 @@ def label(codec: str, version: str, preset: str, chroma: str, bit_depth: int) ->
 
 
 class Anchor(Protocol):
-    """A codec with one set-up; ``knob`` is the name of the number that steers its rate."""
+    """A codec with one set-up."""
 
     @property
     def setup(self) -> Setup:
@@ -73,24 +64,14 @@ class Anchor(Protocol):
         """
 
 
-# ---- video codecs, by ffmpeg -----------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Video:
-    """An intra picture of a video codec, by ffmpeg.
-
-    Args:
-        setup: see :class:`Setup`.
-        program: that codes and decodes.
-        stream: ffmpeg's name of the bare stream's format.
-        options: the encoder and its settings at a QP.
-    """
+    """An intra picture of a video codec, by ffmpeg."""
 
     setup: Setup
     program: Ffmpeg
-    stream: str
-    options: Callable[[int], Sequence[str]]
+    stream: str  # ffmpeg's name of the bare stream's format
+    options: Callable[[int], Sequence[str]]  # the encoder and its settings at a QP
     knob: str = "QP"
 
     @property
@@ -102,9 +83,8 @@ class Video:
         """The stream of uint8 (H, W, 3) RGB at a QP."""
         raw = planes.pack(image, self.setup.chroma)
         size = planes.size(image.shape[0], image.shape[1], self.setup.chroma)
-        return self.program.encode(
-            raw, self.samples, size, self.options(int(setting)), self.stream
-        )[0]
+        options = self.options(int(setting))
+        return self.program.encode(raw, self.samples, size, options, self.stream)[0]
 
     def decode(self, stream: bytes, height: int, width: int) -> Pixels:
         """The picture in a stream."""
@@ -147,13 +127,9 @@ def _video(
         said = program.prove(anchor.samples, options(37), stream, ["-f", stream])
         number = re.search(version, said)
         name = f"{setup.version} {number[1] if number else 'of unknown version'}"
-        named = replace(setup, version=f"{name} (FFmpeg {program.version})")
-        return replace(anchor, setup=named)
+        return replace(anchor, setup=replace(setup, version=f"{name} (FFmpeg {program.version})"))
 
     return programs.first(use)
-
-
-# ---- VTM -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -175,17 +151,14 @@ class VtmIntra:
 
 
 def vtm_intra(folder: Path) -> VtmIntra:
-    """VVC by the VTM that the user built.
-
-    Raises:
-        SicError: if there is no VTM in the folder.
-    """
+    """VVC by the VTM that the user built.  Raises SicError if there is none in the folder."""
     program = Vtm.find(folder)
     version, preset = f"VTM {program.version}", programs.CONFIGURATION
     return VtmIntra(Setup("VVC", version, preset, "4:4:4", planes.DEPTH, planes.COLOUR), program)
 
 
-# ---- pictures' own codecs --------------------------------------------------------------------
+_PICTURES = "image2pipe"  # ffmpeg's format of pictures' files
+_LIBJXL_READER = ("-f", _PICTURES, "-c:v", "libjxl")
 
 
 @dataclass(frozen=True)
@@ -199,58 +172,48 @@ class JpegXl:
 
     def encode(self, image: Pixels, setting: float) -> bytes:
         """The file of uint8 (H, W, 3) RGB at a distance: 1 is visually lossless, more is less."""
-        size = planes.size(image.shape[0], image.shape[1], "4:4:4")
-        options = _libjxl(self.effort, setting)
-        return self.program.encode(image.tobytes(), "rgb24", size, options, _PICTURES)[0]
+        height, width, _ = image.shape
+        options = self.options(setting)
+        raw = image.tobytes()
+        return self.program.encode(raw, "rgb24", (width, height), options, _PICTURES)[0]
 
     def decode(self, stream: bytes, height: int, width: int) -> Pixels:
         """The picture in a file."""
         raw = self.program.decode(stream, _LIBJXL_READER, "rgb24")
         return np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
-
-_PICTURES = "image2pipe"  # ffmpeg's format of pictures' files
-_LIBJXL_READER = ("-f", _PICTURES, "-c:v", "libjxl")
-
-
-def _libjxl(effort: int, distance: float) -> list[str]:
-    return ["-c:v", "libjxl", "-distance", f"{distance}", "-effort", f"{effort}"]
+    def options(self, distance: float) -> list[str]:
+        """What ffmpeg's libjxl gets."""
+        return ["-c:v", "libjxl", "-distance", f"{distance}", "-effort", f"{self.effort}"]
 
 
 def jpeg_xl(effort: int) -> JpegXl:
     """JPEG XL, lossy, at an effort of 1 to 9."""
 
     def use(program: Ffmpeg) -> JpegXl:
-        program.prove("rgb24", _libjxl(effort, 1), _PICTURES, _LIBJXL_READER)
-        version = f"libjxl (FFmpeg {program.version})"
-        colour = "RGB in; XYB inside, by libjxl"
-        return JpegXl(
-            Setup("JPEG XL", version, f"effort {effort}", "4:4:4", 8, colour), program, effort
-        )
+        version, colour = f"libjxl (FFmpeg {program.version})", "RGB in; XYB inside, by libjxl"
+        setup = Setup("JPEG XL", version, f"effort {effort}", "4:4:4", 8, colour)
+        anchor = JpegXl(setup, program, effort)
+        program.prove("rgb24", anchor.options(1), _PICTURES, _LIBJXL_READER)
+        return anchor
 
     return programs.first(use)
 
 
 @dataclass(frozen=True)
 class Still:
-    """A codec of Pillow.
-
-    Args:
-        setup: see :class:`Setup`.
-        format: Pillow's name.
-        options: what ``save`` gets besides the quality.
-    """
+    """A codec of Pillow, which calls the format as we call the codec."""
 
     setup: Setup
-    format: str
-    options: Mapping[str, object]
+    options: Mapping[str, object]  # what ``save`` gets besides the quality
     knob: str = "quality"
 
     def encode(self, image: Pixels, setting: float) -> bytes:
         """The file of uint8 (H, W, 3) RGB at one of Pillow's qualities, 0 to 100."""
-        file, options = io.BytesIO(), {"quality": int(setting), **self.options}
+        file = io.BytesIO()
         try:
-            Image.fromarray(image).save(file, self.format, **options)
+            picture = Image.fromarray(image)
+            picture.save(file, self.setup.codec, quality=int(setting), **self.options)
         except (OSError, ValueError, RuntimeError) as error:
             raise CodecError("Pillow cannot code the picture", str(error)) from None
         return file.getvalue()
@@ -258,45 +221,38 @@ class Still:
     def decode(self, stream: bytes, height: int, width: int) -> Pixels:
         """The picture in a file."""
         try:
-            picture = Image.open(io.BytesIO(stream), formats=[self.format])
+            picture = Image.open(io.BytesIO(stream), formats=[self.setup.codec])
             return np.asarray(picture.convert("RGB"))
         except (OSError, ValueError, RuntimeError):
-            problem = "what Pillow wrote it does not read"
-            raise CodecError("Pillow cannot decode the picture", problem) from None
+            raise CodecError(
+                "Pillow cannot decode the picture", "what Pillow wrote it does not read"
+            ) from None
 
 
 def avif(speed: int) -> Still:
     """AVIF (AV1) at a speed of 0 to 10, tuned for PSNR, which saves 11 to 12 % of the bits."""
+    version, preset = _in_pillow("libavif", "avif"), f"speed {speed}, tune psnr"
+    setup = Setup("AVIF", version, preset, "4:4:4", 8, "YCbCr BT.601 full range, by libavif")
     options = {"speed": speed, "subsampling": "4:4:4", "advanced": {"tune": "psnr"}}
-    preset, library = f"speed {speed}, tune psnr", f"libavif {features.version('avif')}"
-    colour = "YCbCr BT.601 full range, by libavif"
-    setup = Setup("AVIF", _in_pillow(library), preset, "4:4:4", 8, colour)
-    return _still("avif", Still(setup, "AVIF", {**options, "max_threads": 1}))
+    return Still(setup, {**options, "max_threads": 1})
 
 
 def webp() -> Still:
     """WebP, lossy, at its slowest method; it has 4:2:0 only."""
-    library = _in_pillow(f"libwebp {features.version('webp')}")
-    colour = "YCbCr BT.601 limited range, by libwebp"
-    setup = Setup("WebP", library, "method 6", "4:2:0", 8, colour)
-    return _still("webp", Still(setup, "WebP", {"method": 6}))
+    version, colour = _in_pillow("libwebp", "webp"), "YCbCr BT.601 limited range, by libwebp"
+    return Still(Setup("WebP", version, "method 6", "4:2:0", 8, colour), {"method": 6})
 
 
 def jpeg() -> Still:
     """Baseline JPEG, 4:2:0, with optimised Huffman tables."""
-    turbo = features.version("libjpeg_turbo")
-    library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}"
+    turbo = features.check("libjpeg_turbo")
+    version = _in_pillow(*(("libjpeg-turbo", "libjpeg_turbo") if turbo else ("libjpeg", "jpg")))
     colour = "YCbCr BT.601 full range, by libjpeg"
-    setup = Setup("JPEG", _in_pillow(library), "optimised tables", "4:2:0", 8, colour)
-    options = {"optimize": True, "subsampling": "4:2:0"}
-    return _still("jpg", Still(setup, "JPEG", options))
+    setup = Setup("JPEG", version, "optimised tables", "4:2:0", 8, colour)
+    return Still(setup, {"optimize": True, "subsampling": "4:2:0"})
 
 
-def _still(feature: str, codec: Still) -> Still:
+def _in_pillow(library: str, feature: str) -> str:
     if not features.check(feature):
         raise MissingCodec("Pillow is built without it")
-    return codec
-
-
-def _in_pillow(library: str) -> str:
-    return f"{library} (Pillow {PIL.__version__})"
+    return f"{library} {features.version(feature)} (Pillow {PIL.__version__})"

@@ -36,15 +36,14 @@ def luma(image: Pixels) -> Pixels:
 
 
 def pack(image: Pixels, chroma: Chroma) -> bytes:
-    """The planes Y′, Cb and Cr, one after the other, samples in 16 bits, little-endian.
+    """The planes Y′, Cb and Cr of uint8 (H, W, 3) RGB, one after the other, in 16-bit samples.
 
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        chroma: with 4:2:0 the planes are those of the picture with even sides.
+    The samples are little-endian; with 4:2:0 the planes are those of the picture with even sides.
     """
     planes = list(np.moveaxis(image / 255 @ _TO_YCBCR.T, 2, 0))
     if chroma == "4:2:0":
-        planes = [_even(plane) for plane in planes]
+        rows, columns = image.shape[0] % 2, image.shape[1] % 2
+        planes = [np.pad(plane, ((0, rows), (0, columns)), mode="edge") for plane in planes]
         planes[1:] = [_halve(plane) for plane in planes[1:]]
     top, centre = 2**DEPTH - 1, 2 ** (DEPTH - 1)
     levels = [planes[0] * top, *(plane * top + centre for plane in planes[1:])]
@@ -73,11 +72,6 @@ def unpack(raw: bytes, height: int, width: int, chroma: Chroma) -> Pixels:
 def size(height: int, width: int, chroma: Chroma) -> tuple[int, int]:
     """Width and height of the first plane that :func:`pack` gives."""
     return (width + width % 2, height + height % 2) if chroma == "4:2:0" else (width, height)
-
-
-def _even(plane: NDArray[np.float64]) -> NDArray[np.float64]:
-    height, width = plane.shape
-    return np.pad(plane, ((0, height % 2), (0, width % 2)), mode="edge")
 
 
 def _halve(plane: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,7 +21,6 @@ from sic.errors import SicError
 
 T = TypeVar("T")
 
-_SIDE = 128  # of the picture to try, in pixels
 _REASON = re.compile("rror|nknown|nvalid|too small|too large|out of range")
 _STOPPED = (-2, -9, -15)  # exit codes of a program that a person or the system ended
 
@@ -40,12 +39,7 @@ class MissingCodec(SicError):
 
 @dataclass(frozen=True)
 class Ffmpeg:
-    """One ffmpeg program.
-
-    Args:
-        path: of the program.
-        version: as it calls itself.
-    """
+    """One ffmpeg program, with the version that it calls itself."""
 
     path: str
     version: str
@@ -53,17 +47,14 @@ class Ffmpeg:
     def encode(
         self, raw: bytes, samples: str, size: tuple[int, int], options: Sequence[str], stream: str
     ) -> tuple[bytes, str]:
-        """Code raw samples.
+        """The stream of one picture or several, and what the encoder said.
 
         Args:
-            raw: one picture or several, one after the other.
+            raw: the pictures' samples, one after the other.
             samples: ffmpeg's name of their format (`yuv444p10le`).
             size: width and height in pixels.
             options: the encoder and its settings.
             stream: ffmpeg's name of the output's format (`vvc`).
-
-        Returns:
-            The stream, and what the encoder said.
 
         Raises:
             CodecError: if ffmpeg fails.
@@ -73,15 +64,9 @@ class Ffmpeg:
         return self._run([*source, "-i", "-", *options, "-threads", "1", "-f", stream, "-"], raw)
 
     def decode(self, stream: bytes, options: Sequence[str], samples: str) -> bytes:
-        """The raw samples of all pictures in a stream.
+        """The raw samples of all pictures in a stream, whose format or decoder the options name.
 
-        Args:
-            stream: as :meth:`encode` returns it.
-            options: its format, or its decoder.
-            samples: ffmpeg's name of the format that is wanted, which must be the stream's own.
-
-        Raises:
-            CodecError: if ffmpeg fails.
+        ``samples`` must be the stream's own format.  Raises CodecError if ffmpeg fails.
         """
         sink = ["-f", "rawvideo", "-pix_fmt", samples, "-"]
         return self._run(["-threads", "1", *options, "-i", "-", *sink], stream)[0]
@@ -89,29 +74,25 @@ class Ffmpeg:
     def prove(
         self, samples: str, options: Sequence[str], stream: str, reader: Sequence[str]
     ) -> str:
-        """Code and decode a dark picture, to see whether this ffmpeg can.
+        """Code and decode a dark picture, and give what the encoder said.
 
         Args:
             samples, options, stream: as in :meth:`encode`.
             reader: as ``options`` in :meth:`decode`.
 
-        Returns:
-            What the encoder said.
-
         Raises:
-            CodecError: if it cannot, or the samples come back as others.
+            CodecError: if this ffmpeg cannot, or gives another number of samples back.
         """
         bytes_a_pixel = {"rgb24": 3, "yuv420p10le": 3, "yuv444p10le": 6}[samples]
-        raw = bytes(bytes_a_pixel * _SIDE**2)
-        coded, said = self.encode(raw, samples, (_SIDE, _SIDE), options, stream)
+        raw = bytes(bytes_a_pixel * 128**2)
+        coded, said = self.encode(raw, samples, (128, 128), options, stream)
         if len(self.decode(coded, reader, samples)) != len(raw):
             raise CodecError(self.path, "what it decodes has another size than what it coded")
         return said
 
     def _run(self, arguments: list[str], payload: bytes) -> tuple[bytes, str]:
         asked = f"{self.path} failed on {' '.join(arguments)}"
-        command = [self.path, "-hide_banner", "-nostats", *arguments]
-        done = _start(asked, command, payload)
+        done = _start(asked, [self.path, "-hide_banner", "-nostats", *arguments], payload)
         log = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] ", "", done.stderr.decode(errors="replace"))
         if done.returncode in _STOPPED or (done.returncode and "received signal" in log):
             raise SicError(f"{asked}: it was stopped; run the same command again")
@@ -131,13 +112,10 @@ def _start(
 
 
 def first(use: Callable[[Ffmpeg], T]) -> T:
-    """What comes of the first ffmpeg of this machine that can do what is needed.
-
-    Args:
-        use: raises CodecError where an ffmpeg cannot.
+    """What ``use`` makes of the first ffmpeg of this machine with which it raises no CodecError.
 
     Raises:
-        MissingCodec: if none can; it names each, and why it was passed over.
+        MissingCodec: if there is none; it names each, and why it was passed over.
     """
     passed = []
     for path in dict.fromkeys(ffmpegs()):
@@ -161,24 +139,16 @@ def ffmpegs() -> Iterator[str]:
     yield from map(str, Path(imageio_ffmpeg.__file__).parent.glob("binaries/ffmpeg-*"))
 
 
-# ---- VTM, the reference software of VVC: 4:4:4 as in the literature ------------------------------
-
-# No package brings it.  After building https://vcgit.hhi.fraunhofer.de/jvet/VVCSoftware_VTM its
-# folder has ``bin`` with the programs and ``cfg`` with the settings; the recipe is that of
-# CompressAI's ``bench vtm``, with rounded colour conversion and 10 bits in.
-
-
 CONFIGURATION = "encoder_intra_vtm.cfg"
 
 
 @dataclass(frozen=True)
 class Vtm:
-    """VTM's programs and its settings for intra coding.
+    """VTM, the reference software of VVC, for intra coding at 4:4:4 as in the literature.
 
-    Args:
-        encoder, decoder: the programs.
-        configuration: ``encoder_intra_vtm.cfg``.
-        version: as the encoder calls itself.
+    No package brings it.  After building https://vcgit.hhi.fraunhofer.de/jvet/VVCSoftware_VTM its
+    folder has ``bin`` with the programs and ``cfg`` with the settings; the recipe is that of
+    CompressAI's ``bench vtm``, with rounded colour conversion and 10 bits in.
     """
 
     encoder: Path
@@ -202,16 +172,13 @@ class Vtm:
         return cls(encoder, decoder, configuration, found[1])
 
     def encode(self, raw: bytes, size: tuple[int, int], depth: int, qp: int) -> bytes:
-        """One picture's stream.
+        """One picture's stream at a QP of 0 to 63.  Raises CodecError if the encoder fails.
 
         Args:
             raw: planes 4:4:4 in 16-bit little-endian samples.
             size: width and height in pixels.
             depth: bits of a sample.
-            qp: quantisation parameter, 0 to 63.
-
-        Raises:
-            CodecError: if the encoder fails.
+            qp: quantisation parameter.
         """
         with tempfile.TemporaryDirectory() as name:
             source, stream = Path(name, "in.yuv"), Path(name, "out.bin")
@@ -224,11 +191,7 @@ class Vtm:
             return stream.read_bytes()
 
     def decode(self, stream: bytes, depth: int) -> bytes:
-        """The planes in a stream, as :meth:`encode` takes them.
-
-        Raises:
-            CodecError: if the decoder fails.
-        """
+        """The planes in a stream, as :meth:`encode` takes them.  Raises CodecError as there."""
         with tempfile.TemporaryDirectory() as name:
             source, planes = Path(name, "in.bin"), Path(name, "out.yuv")
             source.write_bytes(stream)

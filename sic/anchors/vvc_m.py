@@ -36,41 +36,28 @@ REFERENCE_QP = 4
 REFERENCE_DB = 55.0  # PSNR over the samples of 10 bits, at least
 CHROMA: planes.Chroma = "4:2:0"
 
-_DELIMITER = 20  # type of the unit that begins a picture (ITU-T H.266, table 5)
-
 
 @dataclass(frozen=True)
 class VvcM:
-    """libvvenc with two pictures, the second coded from the first.
-
-    Args:
-        setup: see :class:`sic.anchors.classical.Setup`.
-        video: libvvenc for single pictures, as it was found.
-        preset: libvvenc's effort.
-    """
+    """libvvenc with two pictures, the second coded from the first."""
 
     setup: Setup
-    video: Video
-    preset: str
+    video: Video  # libvvenc for single pictures, as it was found
+    preset: str  # libvvenc's effort
 
     def encode(self, image: Pixels, x_hat_t: Pixels, qp: int) -> bytes:
         """The stream of x̂_t and x, both uint8 (H, W, 3) RGB.
 
-        Args:
-            image: x.
-            x_hat_t: the reference.
-            qp: nominal; libvvenc adds its own offset of low-delay pictures.
+        To the nominal QP libvvenc adds its own offset of low-delay pictures.
 
         Raises:
             CodecError: if libvvenc fails, as it does where x̂_t is noise, or small and not flat.
         """
+        video = self.video
         raw = planes.pack(x_hat_t, CHROMA) + planes.pack(image, CHROMA)
         size = planes.size(image.shape[0], image.shape[1], CHROMA)
-        program = self.video.program
         try:
-            return program.encode(
-                raw, self.video.samples, size, self.options(qp), self.video.stream
-            )[0]
+            return video.program.encode(raw, video.samples, size, self.options(qp), video.stream)[0]
         except CodecError as error:
             why = "libvvenc codes no x̂_t so finely that is close to noise, or small and not flat"
             raise CodecError("VVC+M", f"{why}: {error.reason}") from None
@@ -95,16 +82,14 @@ class VvcM:
         columns, rows = planes.size(height, width, CHROMA)
         length = 3 * columns * rows  # bytes: 1.5 samples per pixel, 2 bytes each
         if len(raw) != 2 * length:
-            problem = f"{len(raw)} bytes were decoded, not two pictures' {2 * length}"
-            raise CodecError("VVC+M", problem)
+            raise CodecError(
+                "VVC+M", f"{len(raw)} bytes were decoded, not two pictures' {2 * length}"
+            )
         return raw[:length], raw[length:]
 
 
 def find(preset: str) -> VvcM:
     """VVC+M by the ffmpeg that has libvvenc.
-
-    Args:
-        preset: libvvenc's effort.
 
     Raises:
         MissingCodec: if there is none, or it has no low delay.
@@ -121,13 +106,7 @@ def find(preset: str) -> VvcM:
 
 
 def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CACHE) -> Coded:
-    """Code and decode the second picture; streams that were coded before are taken up.
-
-    Args:
-        codec: of :func:`find`.
-        qp: nominal quantisation parameter.
-        image, x_hat_t: uint8 (H, W, 3) RGB of one shape.
-        folder: of streams that were coded earlier.
+    """Code and decode x and x̂_t, uint8 (H, W, 3) RGB; a stream in the folder is taken up.
 
     Returns:
         ``stream`` holds the second picture alone, what counts as additional.  The times are those
@@ -137,9 +116,8 @@ def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CA
         CodecError: if the codec fails, or did not have x̂_t as its reference.
     """
     recipe = source.fingerprint([asdict(codec.setup), codec.options(qp)], programs, planes)
-    stream, encode_seconds = kept(
-        folder / digest(image, x_hat_t) / recipe, lambda: codec.encode(image, x_hat_t, qp)
-    )
+    path = folder / digest(image, x_hat_t) / recipe
+    stream, encode_seconds = kept(path, lambda: codec.encode(image, x_hat_t, qp))
     start = time.perf_counter()
     height, width = image.shape[:2]
     reference, second = codec.decode(stream, height, width)
@@ -150,10 +128,7 @@ def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CA
 
 
 def check_reference(given: bytes, decoded: bytes) -> None:
-    """Make sure that the first picture came through.
-
-    Args:
-        given, decoded: planes in 16-bit samples.
+    """Make sure that the first picture's planes, in 16-bit samples, came through.
 
     Raises:
         CodecError: if they are less alike than :data:`REFERENCE_DB`.
@@ -162,8 +137,10 @@ def check_reference(given: bytes, decoded: bytes) -> None:
     limit = (2**planes.DEPTH - 1) ** 2 / 10 ** (REFERENCE_DB / 10)
     error = float(np.mean((a - b) ** 2))
     if error > limit:
-        problem = f"the reference came back with a mean squared error of {error:.1f}"
-        raise CodecError("VVC+M", f"{problem}, above {limit:.1f}")
+        raise CodecError(
+            "VVC+M",
+            f"the reference came back with a mean squared error of {error:.1f}, above {limit:.1f}",
+        )
 
 
 def second_picture(stream: bytes) -> bytes:
@@ -172,11 +149,12 @@ def second_picture(stream: bytes) -> bytes:
     Raises:
         CodecError: if the stream has not two delimiters.
     """
-    # A delimiter begins an access unit, and so has a start code of four bytes (H.266, annex B).
+    # A delimiter, unit type 20, begins an access unit, and so has a start code of four bytes
+    # (ITU-T H.266, table 5 and annex B).
     starts = [
         found.start()
         for found in re.finditer(b"\x00\x00\x00\x01", stream)
-        if stream[found.end() + 1] >> 3 == _DELIMITER
+        if stream[found.end() + 1] >> 3 == 20
     ]
     if len(starts) != 2:
         raise CodecError("VVC+M", f"the stream has {len(starts)} access units, not 2")
