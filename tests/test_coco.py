@@ -21,10 +21,6 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return content.getvalue()
 
 
-def archive_of(path: str, content: bytes, folder: str) -> Archive:
-    return Archive(path, hashlib.sha256(content).hexdigest(), folder)
-
-
 PICTURES = {f"val2017/{i:012d}.jpg": bytes([i]) * 5000 for i in range(20)}
 VAL = zipped(PICTURES)
 
@@ -32,7 +28,7 @@ VAL = zipped(PICTURES)
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """COCO with twenty small pictures."""
-    val = archive_of("zips/val2017.zip", VAL, "val2017")
+    val = Archive("zips/val2017.zip", hashlib.sha256(VAL).hexdigest())
     monkeypatch.setattr(coco, "ARCHIVES", {"val2017": val})
 
 

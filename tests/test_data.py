@@ -313,7 +313,7 @@ def test_coco_from_a_mirror_or_from_archives_at_hand(
     for name in ("train2017", "val2017", "annotations"):
         content = zipped(copy, name)
         path = coco.ARCHIVES[name].path
-        archives[name] = coco.Archive(path, hashlib.sha256(content).hexdigest(), name)
+        archives[name] = coco.Archive(path, hashlib.sha256(content).hexdigest())
         files[f"/{path}"] = content
         (tmp_path / "zips").mkdir(exist_ok=True)
         (tmp_path / "zips" / archives[name].file).write_bytes(content)

@@ -1,5 +1,6 @@
 """COCO 2017: fetching its archives, unpacking them, and where they put what."""
 
+import re
 import shutil
 import zipfile
 import zlib
@@ -18,11 +19,10 @@ ADDRESS = "http://images.cocodataset.org"
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive: its path below the address, its SHA-256, and the folder that it unpacks to."""
+    """One archive: its path below the address, and its SHA-256."""
 
     path: str
     sha256: str
-    folder: str
 
     @property
     def file(self) -> str:
@@ -30,40 +30,33 @@ class Archive:
         return self.path.rpartition("/")[2]
 
 
-# COCO publishes no checksums.  These are the ones TensorFlow Datasets and several independent
-# projects recorded of the published files (19,336,861,798, 815,585,330 and 252,907,541 bytes; the
-# last is the panoptic maps).
+# By the folder that each unpacks to.  COCO publishes no checksums: these are the ones TensorFlow
+# Datasets and several independent projects recorded of the published files (19,336,861,798,
+# 815,585,330 and 252,907,541 bytes; the last is the panoptic maps).
 ARCHIVES: Mapping[str, Archive] = {
     "train2017": Archive(
         "zips/train2017.zip",
         "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
-        "train2017",
     ),
     "val2017": Archive(
         "zips/val2017.zip",
         "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
-        "val2017",
     ),
     "annotations": Archive(
         "annotations/annotations_trainval2017.zip",
         "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
-        "annotations",
     ),
     "panoptic": Archive(
         "annotations/panoptic_annotations_trainval2017.zip",
         "c05f76d2129b6b561eb70efe16e7006df62f73fb92889132d373b9d90e31a370",
-        "panoptic",
     ),
 }
 
 
 def provide(
-    names: Iterable[str],
-    folder: Path,
-    local: Path | None = None,
-    url: str | None = None,
+    names: Iterable[str], folder: Path, local: Path | None = None, url: str | None = None
 ) -> None:
-    """Have these parts of COCO unpacked in ``folder``.
+    """Have these parts of COCO unpacked as ``folder/train2017`` and the like.
 
     A part that is unpacked already is left alone.  Its archive comes from ``local`` if it lies
     there, and is downloaded else; both are checked against the known checksum.  Everything can be
@@ -71,7 +64,7 @@ def provide(
 
     Args:
         names: keys of ``ARCHIVES``.
-        folder: where they are unpacked, as ``folder/train2017/…``.
+        folder: where they are unpacked.
         local: a folder that may hold archives.
         url: a mirror of the published address, with the same paths below it.
 
@@ -79,8 +72,7 @@ def provide(
         SicError: no connection, other bytes than expected, a damaged archive, no space.
     """
     for name in names:
-        archive = ARCHIVES[name]
-        target = folder / archive.folder
+        archive, target = ARCHIVES[name], folder / name
         if target.is_dir():
             continue
         file = local / archive.file if local else None
@@ -118,7 +110,8 @@ def unpack(file: Path, folder: Path) -> None:
     gathering = folder.with_name(f"{folder.name}.part")
     try:
         with zipfile.ZipFile(file) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir() and _wanted(m.filename)]
+            forks = re.compile(r"__MACOSX|(.*/)?\._[^/]*$")  # which macOS adds to archives
+            members = [m for m in archive.infolist() if not (m.is_dir() or forks.match(m.filename))]
             size = sum(member.file_size for member in members) / 1e6
             progress.say(f"unpacking {file}: {len(members):,} files, {size:,.1f} MB, to {folder}")
             for member in progress.bar(members, desc=f"unpacking {file.name}", unit="file"):
@@ -141,8 +134,3 @@ def unpack(file: Path, folder: Path) -> None:
         raise SicError(f"{file} is damaged; remove it and run the same command again") from None
     except OSError as error:
         raise cannot_write(folder, error) from error
-
-
-def _wanted(name: str) -> bool:
-    """Not the forks that macOS adds to archives."""
-    return not name.startswith("__MACOSX") and not Path(name).name.startswith("._")

@@ -30,11 +30,9 @@ class Photo:
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         """The image (H, W, 3) uint8 and m_x (H, W) bool; all True without a mask: (1) is (2)."""
         image = images.read(self.image)
-        mask = (
-            images.read(self.mask)[..., 0] > 0
-            if self.mask
-            else np.ones(image.shape[:2], dtype=bool)
-        )
+        if self.mask is None:
+            return image, np.ones(image.shape[:2], dtype=bool)
+        mask = images.read(self.mask)[..., 0] > 0
         if mask.shape != image.shape[:2]:
             raise SicError(f"{self.mask} does not have the size of {self.image}; remake the edges")
         return image, mask
@@ -59,13 +57,8 @@ def photos(split: str, settings: params.Data, masks: Path | None = None) -> list
 class Crops(Dataset[Crop]):
     """Random crops, flipped at random; crop i is the same whenever it is asked for.
 
-    Images are visited in a new random order in every epoch.
-
-    Args:
-        photos: the training images.
-        size: side of a crop in pixels; smaller images are padded.
-        count: number of crops, steps times batch.
-        seed: what the crops follow from.
+    The images are visited in a new random order in every epoch.  A crop has ``size`` × ``size``
+    pixels, smaller images are padded; there are ``count`` crops, steps times batch.
     """
 
     #: Photos kept decoded; those of a larger set are read again when their turn comes.

@@ -21,11 +21,6 @@ from sic.errors import SicError
 from sic.files import files_below, replacing_folder, sha256, write_text
 from sic.params import Data, Split
 
-# ---- the list of pictures, data/images.json ------------------------------------------------------
-
-# The `data` stage writes it; every later stage reads it.
-
-
 SPLITS = ("train", "validation", "test")
 DATA = Path("data")
 INDEX = "images.json"
@@ -46,11 +41,7 @@ Index = dict[str, list[ImageRecord]]
 
 
 def existing_root(settings: Data) -> Path:
-    """The folder that `data.root` names.
-
-    Raises:
-        SicError: if it names none, or one that is not there.
-    """
+    """The folder that `data.root` names.  Raises SicError if there is none."""
     if settings.root is None:
         raise SicError(f"data.root: name the folder of images (data.source: {settings.source})")
     root = Path(settings.root)
@@ -105,7 +96,8 @@ def check_listed(index: Index, listed: Container[str], key: str) -> None:
         SicError: if two have.
     """
     meant: dict[str, str] = {}
-    for path in (record.path for record in every_record(index)):
+    for record in every_record(index):
+        path = record.path
         name = path if path in listed else Path(path).name
         if name in listed and meant.setdefault(name, path) != path:
             raise SicError(f"{key}: {name} may be {meant[name]} or {path}; list each by its path")
@@ -157,7 +149,11 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     for name in pictures:  # surrogates stand for bytes that are not UTF-8
         if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
             raise SicError(f"{name!r} holds a line break or is not UTF-8; rename the picture")
-    pictures |= _write(pictures if settings.source == "sample" else {}, root / "images")
+    with replacing_folder(root / "images") as temporary:
+        if settings.source == "sample":
+            for name, path in pictures.items():
+                images.write_png(temporary / f"{name}.png", images.read(path))
+            pictures = {name: root / "images" / f"{name}.png" for name in pictures}
     base = images_root(settings, root)
     records = dict(zip(pictures, _inspect(pictures, base), strict=True))
     index = {split: [records[name] for name, _ in chosen[split]] for split in SPLITS}
@@ -169,7 +165,6 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     return index
 
 
-# ---- which pictures there are ----------------------------------------------------------------
 def _bundled() -> dict[str, Path]:
     photos: dict[str, Path] = {}
     for folder, files in _BUNDLED.items():
@@ -197,22 +192,21 @@ def _listing(folder: Path, suffixes: Container[str], below: str = ".") -> dict[s
 def _coco_pools(settings: Data, root: Path) -> dict[str, dict[str, Path]]:
     folder = images_root(settings, root)
     if not is_unpacked_coco(settings):
-        local = existing_root(settings) if settings.root else None
-        coco.provide(["val2017", "train2017"], folder, local, settings.url)
+        _provide_coco(["val2017", "train2017"], settings, folder)
     train, test = (_listing(folder, {".jpg"}, f"{name}2017") for name in ("train", "val"))
     return {"train": train, "validation": train, "test": test}
 
 
+def _provide_coco(parts: list[str], settings: Data, folder: Path) -> None:
+    local = existing_root(settings) if settings.root else None
+    coco.provide(parts, folder, local, settings.url)
+
+
 def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[Path]:
-    """The COCO-style files with people's outlines of the pictures.
+    """The COCO-style files with people's outlines of the pictures, "instances" or "panoptic".
 
-    COCO's own are fetched if they are not there.
-
-    Args:
-        settings: where the pictures come from; ``annotations`` names a file, or a folder with
-            ``instances*.json`` or with ``panoptic*.json`` and their maps, or COCO's own.
-        outlines: "instances" or "panoptic".
-        root: of the data.
+    ``data.annotations`` names a file, or a folder with ``instances*.json`` or with
+    ``panoptic*.json`` and their maps, or COCO's own, which are fetched if they are not there.
 
     Raises:
         SicError: none named, none there, or a download that failed.
@@ -224,9 +218,8 @@ def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[P
     folder = images_root(settings, root)
     part = "annotations"
     if not is_unpacked_coco(settings):
-        local = existing_root(settings) if settings.root else None
         part = "annotations" if outlines == "instances" else "panoptic"
-        coco.provide([part], folder, local, settings.url)
+        _provide_coco([part], settings, folder)
     files = [folder / part / f"{outlines}_{name}2017.json" for name in ("train", "val")]
     for file in files:
         if not file.is_file():
@@ -247,14 +240,10 @@ def _named_annotations(path: Path, outlines: str) -> list[Path]:
     return [path]
 
 
-# ---- which split they go to ------------------------------------------------------------------
 def choose(
     pools: Mapping[str, Mapping[str, Path]], settings: Data, seed: int
 ) -> dict[str, list[tuple[str, Path]]]:
-    """Share the pictures out as the settings say; see :func:`prepare`.
-
-    Args:
-        pools: for each split the pictures it may take, by name.  Equal pools are shared.
+    """Share the pictures that each split may take, by name, out as :func:`prepare` says.
 
     Raises:
         SicError: names that are not there or in two splits, or more pictures than there are.
@@ -272,20 +261,18 @@ def choose(
             taken[name] = split
         chosen[split] = names
 
-    for split in SPLITS:
-        entry = wanted[split]
+    for split, entry in wanted.items():
         if isinstance(entry, list):
             take(split, _names(entry, pools[split], split))
-    for split in reversed(SPLITS):
-        entry = wanted[split]
+    for split, entry in reversed(wanted.items()):
         if isinstance(entry, int):
             free = [name for name in pools[split] if name not in taken]
             if entry > len(free):
                 raise SicError(f"data.{split}: {entry} images wanted, {len(free)} are at hand")
             order = np.random.default_rng(seed).permutation(len(free))
             take(split, sorted(free[i] for i in order[:entry]))
-    for split in SPLITS:
-        if wanted[split] == "all":
+    for split, entry in wanted.items():
+        if entry == "all":
             take(split, [name for name in pools[split] if name not in taken])
     return {split: [(name, pools[split][name]) for name in chosen[split]] for split in SPLITS}
 
@@ -317,14 +304,6 @@ def _name(
     there = ", ".join(list(pool)[:20]) + (", …" if len(pool) > 20 else "")
     remedy = f"; {quote}" if isinstance(item, int) else ""
     raise SicError(f"data.{split}: there is no image {item}; there are {there}{remedy}")
-
-
-# ---- what they hold --------------------------------------------------------------------------
-def _write(pictures: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    with replacing_folder(folder) as temporary:
-        for name, path in pictures.items():
-            images.write_png(temporary / f"{name}.png", images.read(path))
-    return {name: folder / f"{name}.png" for name in pictures}
 
 
 def _inspect(pictures: Mapping[str, Path], base: Path) -> Iterable[ImageRecord]:

@@ -26,11 +26,7 @@ class Annotations:
     """
 
     def __init__(self, paths: Sequence[Path], outlines: Outlines) -> None:
-        """Read the files.
-
-        Raises:
-            SicError: a missing or damaged file, or outlines of the other kind.
-        """
+        """Read the files.  Raises SicError if one is missing, damaged or of the other kind."""
         self.outlines = outlines
         self.images: dict[str, tuple[Path, Mapping[str, Any]]] = {}
         self.of_image: dict[tuple[Path, int], list[Any]] = {}
@@ -68,10 +64,7 @@ class Annotations:
     def segments(self, path: str, height: int, width: int) -> list[Record]:
         """The outlines of one picture as records.
 
-        Args:
-            path: of the picture below the images' root; the files may name it by its last part.
-            height: of the picture, in pixels.
-            width: of the picture, in pixels.
+        The files may name the picture by its path below the images' root, or by the last part.
 
         Raises:
             SicError: a picture that no file lists or that has another size there, or a bad outline.

@@ -60,9 +60,6 @@ def draw(params: Params, root: Path = sets.DATA, work: Path = WORK) -> Path | No
     Returns:
         The folder, with NAME.png of every picture and the densities of every shard; None in a
         process that only helped.
-
-    Raises:
-        SicError: as :func:`run`.
     """
     source = root / "segments"
     shards = {shard["file"]: shard for shard in records.describe(source)["shards"]}
@@ -89,11 +86,7 @@ def draw(params: Params, root: Path = sets.DATA, work: Path = WORK) -> Path | No
 def mask(found: Sequence[Record], height: int, width: int, settings: Edges) -> Mask:
     """m_x of one picture: bool (height, width), true on the contours.
 
-    Args:
-        found: the picture's segments; those with ``predicted_iou`` of at least α are drawn.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-        settings: α, Canny's thresholds, thickness and long_side in pixels.
+    Of the segments found, those with ``predicted_iou`` of at least α are drawn.
     """
     import cv2
 
@@ -148,21 +141,13 @@ def paint(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
 
 
 def save(path: Path, m_x: Mask) -> None:
-    """Write m_x, bool (H, W), as a 1-bit PNG: white contours on black.
-
-    Raises:
-        SicError: if the file cannot be written.
-    """
-    with replacing(Path(path)) as temporary:
+    """Write m_x, bool (H, W), as a 1-bit PNG: white contours on black."""
+    with replacing(path) as temporary:
         Image.fromarray(m_x).save(temporary, format="PNG")
 
 
 def load(path: Path) -> Mask:
-    """Read m_x, bool (H, W).
-
-    Raises:
-        SicError: no such file, or not a 1-bit PNG.
-    """
+    """Read m_x, bool (H, W).  Raises SicError if there is no such file, or no 1-bit PNG."""
     try:
         with Image.open(path) as image:
             if image.mode != "1":
@@ -171,6 +156,5 @@ def load(path: Path) -> Mask:
     except UnidentifiedImageError:
         raise SicError(f"{path} is not an edge mask; run the edges stage again") from None
     except OSError as error:
-        raise SicError(
-            f"cannot read {path}: {error.strerror or 'damaged'}; run the edges stage"
-        ) from None
+        reason = error.strerror or "damaged"
+        raise SicError(f"cannot read {path}: {reason}; run the edges stage") from None

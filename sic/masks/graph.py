@@ -18,17 +18,11 @@ def segments(pixels: Pixels, settings: GraphSegmenter) -> list[Record]:
     Gaussians.  ``stability_score`` is the same against the neighbour it resembles most.  Both lie
     in [0.5, 1]; they order segments as a confidence does and are not comparable with Segment
     Anything's numbers.
-
-    Args:
-        pixels: uint8 (H, W, 3).
-        settings: scale, sigma (pixels) and min_size (pixels) of the segmentation.
     """
     from scipy.ndimage import find_objects
     from skimage.segmentation import felzenszwalb
 
-    labels = felzenszwalb(
-        pixels, scale=settings.scale, sigma=settings.sigma, min_size=settings.min_size
-    )
+    labels = felzenszwalb(pixels, **settings.model_dump())
     mean_score, weakest_score = _confidence(labels, pixels)
     records = []
     for label, box in enumerate(find_objects(labels + 1)):
@@ -61,9 +55,6 @@ def _confidence(
             pairs += np.bincount(one, minlength=count)
             np.minimum.at(closest, one, d)
     # One unit of CIELAB, what an eye just sees, so that a flat segment is not infinitely sure.
-    sigma = np.sqrt(variance + 1)
+    spread = np.sqrt(2) * np.sqrt(variance + 1)
     closest[pairs == 0] = 0  # a segment that fills the picture has no border
-    return (
-        ndtr(distance / np.maximum(pairs, 1) / (np.sqrt(2) * sigma)),
-        ndtr(closest / (np.sqrt(2) * sigma)),
-    )
+    return ndtr(distance / np.maximum(pairs, 1) / spread), ndtr(closest / spread)

@@ -50,10 +50,7 @@ def build() -> Sam:
     sam = Sam(
         image_encoder=TinyVitEncoder(),
         prompt_encoder=PromptEncoder(
-            embed_dim=256,
-            image_embedding_size=(64, 64),
-            input_image_size=(1024, 1024),
-            mask_in_chans=16,
+            256, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16
         ),
         mask_decoder=MaskDecoder(
             transformer_dim=256,

@@ -113,18 +113,15 @@ def run_lengths(codes: Sequence[str]) -> list[NDArray[np.int64]]:
 def assemble(
     lines: Sequence[Path], origin: Mapping[str, Any], shard_size: int, folder: Path
 ) -> dict[str, Any]:
-    """Put files of one line each into shards, in this order, and write the header.
+    """Put files of one line each into shards, in this order, and write and return the header.
 
     Equal lines give equal bytes.
 
     Args:
         lines: files with one picture's segments each.
         origin: what made the segments: ``segmenter``, ``stand_in`` and the settings.
-        shard_size: pictures a shard.
+        shard_size: pictures per shard.
         folder: replaced as a whole.
-
-    Returns:
-        The header.
     """
     shards: list[dict[str, Any]] = []
     with replacing_folder(folder) as temporary:
@@ -141,9 +138,8 @@ def assemble(
                     "sha256": sha256(file),
                 }
             )
-        header = dict(origin)
-        header |= {key: sum(s[key] for s in shards) for key in ("images", "records", "bytes")}
-        header["shards"] = shards
+        total = {key: sum(s[key] for s in shards) for key in ("images", "records", "bytes")}
+        header = {**origin, **total, "shards": shards}
         write_text(temporary / HEADER, json.dumps(header, indent=1) + "\n")
     return header
 
@@ -154,15 +150,14 @@ def describe(folder: Path) -> dict[str, Any]:
     Raises:
         SicError: no segments there, or a damaged header.
     """
-    path = Path(folder) / HEADER
+    path = folder / HEADER
     try:
         header = json.loads(path.read_text())
         if not {"segmenter", "stand_in", "images", "records", "shards"} <= header.keys():
             raise ValueError
     except OSError as error:
-        raise SicError(
-            f"cannot read {path}: {error.strerror}; run the segment stage first"
-        ) from None
+        reason = error.strerror
+        raise SicError(f"cannot read {path}: {reason}; run the segment stage first") from None
     except (ValueError, AttributeError):
         raise SicError(f"{path} is damaged; run the segment stage again") from None
     return header
@@ -174,7 +169,7 @@ def read_shard(path: Path, checksum: str) -> Iterator[Segments]:
     Raises:
         SicError: if the shard is missing, damaged or not the one with this SHA-256.
     """
-    if not Path(path).is_file():
+    if not path.is_file():
         raise SicError(f"{path} is missing; run the segment stage again")
     damaged = SicError(f"{path} is damaged; run the segment stage again")
     if sha256(path) != checksum:
@@ -188,17 +183,13 @@ def read_shard(path: Path, checksum: str) -> Iterator[Segments]:
 
 
 def read(folder: Path) -> Iterator[Segments]:
-    """The segments of every picture, one by one: all of COCO's would not fit in memory.
-
-    Raises:
-        SicError: as :func:`describe` and :func:`read_shard`.
-    """
+    """The segments of every picture, one by one: all of COCO's would not fit in memory."""
     for shard in describe(folder)["shards"]:
-        yield from read_shard(Path(folder) / shard["file"], shard["sha256"])
+        yield from read_shard(folder / shard["file"], shard["sha256"])
 
 
 def load(folder: Path) -> dict[str, list[Record]]:
-    """The records of every picture by its name, checked.  Raises as :func:`read`."""
+    """The records of every picture by its name."""
     return {segments.image: segments.records for segments in read(folder)}
 
 

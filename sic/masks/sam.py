@@ -57,18 +57,9 @@ WEIGHTS = {
     ),
 }
 
-# Width of the image encoder, by which a checkpoint shows whose it is.
-_WIDTH = {"sam_vit_h": 1280, "sam_vit_l": 1024, "sam_vit_b": 768}
-_WIDTH_KEY = "image_encoder.pos_embed"
-_MOBILE_KEY = "image_encoder.patch_embed.seq.0.c.weight"
-
 
 def checkpoint(settings: Segment, folder: Path) -> Path:
-    """The file with the model's weights.
-
-    Args:
-        settings: ``checkpoint`` is a path, or ``DOWNLOAD``, or ``NONE``.
-        folder: where a download goes.
+    """The file with the model's weights; a download goes into the folder.
 
     Raises:
         SicError: none given, or none there: it says where to get it; a download that failed.
@@ -128,12 +119,12 @@ def load(name: str, path: Path) -> "Sam":
 
 
 def _whose(state: Mapping[str, "torch.Tensor"]) -> str | None:
-    """The model that a checkpoint is of."""
-    if _MOBILE_KEY in state:
+    """The model that a checkpoint is of: the width of the image encoder shows it."""
+    if "image_encoder.patch_embed.seq.0.c.weight" in state:
         return "mobile_sam"
-    position = state.get(_WIDTH_KEY)
-    width = position.shape[-1] if position is not None and position.ndim else None
-    return next((name for name, w in _WIDTH.items() if w == width), None)
+    position = state.get("image_encoder.pos_embed")
+    width = position.shape[-1] if position is not None and position.ndim else 0
+    return {1280: "sam_vit_h", 1024: "sam_vit_l", 768: "sam_vit_b"}.get(width)
 
 
 def segmenter(
@@ -173,22 +164,17 @@ def segmenter(
             data["crop_boxes"] = data["crop_boxes"].reshape(-1, 4)
             return data
 
-    generator = Generator(
-        model,
-        output_mode="coco_rle",
-        points_per_batch=machine.points_per_batch,
-        **sam.model_dump(),
-    )
+    options = {"output_mode": "coco_rle", "points_per_batch": machine.points_per_batch}
+    generator = Generator(model, **options, **sam.model_dump())
 
     @torch.inference_mode()
     def generate(pixels: Pixels) -> list[Record]:
         height, width, _ = pixels.shape
         if _vanishes(height, width, side):
             return []
-        found = generator.generate(pixels)
         return [
             record(one["segmentation"], one["predicted_iou"], one["stability_score"])
-            for one in found
+            for one in generator.generate(pixels)
         ]
 
     return generate
@@ -200,10 +186,8 @@ def _vanishes(height: int, width: int, side: int) -> bool:
 
 
 def _in_precision(model: "Sam", device: "torch.device", precision: str) -> None:
-    """Run the encoder and the decoder in 16 bits and hand on float32.
-
-    What follows them, thresholds and the suppression of duplicates, needs float32.
-    """
+    """Run the encoder and the decoder in 16 bits; what follows, thresholds and the suppression of
+    duplicates, gets float32."""
     import torch
 
     if precision == "auto":

@@ -49,9 +49,7 @@ def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, A
     origin, code, load_segmenter = _segmenter(study, root, work, worker)
     folder = work / f"segment-{fingerprint(origin, Segments, code)}"
     # The picture's checksum in the name: a changed picture is a new piece of work.
-    results = {
-        name: folder / f"{name}-{picture.sha256[:12]}.json" for name, picture in pictures.items()
-    }
+    results = {name: folder / f"{name}-{r.sha256[:12]}.json" for name, r in pictures.items()}
 
     def make(name: str) -> bytes:
         picture = pictures[name]
@@ -64,10 +62,9 @@ def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, A
 
     if not complete(results, make, worker, "image"):
         return None
-    stand_in = {"stand_in": origin["segmenter"] == STAND_IN}
-    return records.assemble(
-        list(results.values()), origin | stand_in, study.segment.shard, root / "segments"
-    )
+    origin["stand_in"] = origin["segmenter"] == STAND_IN
+    lines = list(results.values())
+    return records.assemble(lines, origin, study.segment.shard, root / "segments")
 
 
 def _segmenter(
