@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from skimage import data
 
-from sic.report import figures, schematic
+from sic.report import figures
 from sic.report.figures import curves
 
 ROOT = Path(__file__).parents[1]
@@ -103,8 +103,8 @@ def test_a_name_with_dollars_is_no_mathematics() -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     fig_2 = figures.mask_beside_image({name: (image, image[..., 0] > 0)}, f"Fig. 2: {name}")
     fig_5 = figures.pictures_side_by_side([("original", image)], (0, 0, 4), f"Fig. 5: {name}")
-    drawn = schematic.Structure(5, 5, 32, (1.0, 1.0), (0.1, 0.1), (20.0, 30.0), name)
-    for figure in (fig_2, fig_5, schematic.draw(drawn)):
+    drawn = figures.Structure(5, 5, 32, (1.0, 1.0), (0.1, 0.1), (20.0, 30.0), name)
+    for figure in (fig_2, fig_5, figures.structure(drawn)):
         FigureCanvasAgg(figure).draw()
         title = figure._suptitle
         assert title
@@ -167,8 +167,8 @@ def test_the_published_series_is_drawn_as_such_and_only_when_given(means: pd.Dat
 
 
 def test_fig_3_fills_the_slices_that_are_sent() -> None:
-    structure = schematic.Structure(5, 2, 64, (76.6, 51.7), (0.2, 0.3), (25.0, 31.0), "coffee")
-    (axes,) = schematic.draw(structure).axes
+    structure = figures.Structure(5, 2, 64, (76.6, 51.7), (0.2, 0.3), (25.0, 31.0), "coffee")
+    (axes,) = figures.structure(structure).axes
     texts = [text.get_text() for text in axes.texts]
     assert "ŷ: 5 × 64 channels" in texts
     assert "ŷa: 2 × 64 channels" in texts

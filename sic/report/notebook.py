@@ -25,6 +25,7 @@ from sic.files import replacing, write_text
 
 # A stage that is stopped while it starts shall say one line: what takes long is imported later.
 if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
     from nbformat import NotebookNode
 
 #: What decides no result of a stage, by its notebook: messages, how files are written, the reader
@@ -64,12 +65,10 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from sic.report.kernel import Kernel
-
     source = read(notebook)
     attempt = FAILED / f"{'-'.join(folder.parts)}.ipynb"
     attempt.parent.mkdir(parents=True, exist_ok=True)
-    Kernel.noise = attempt.with_suffix(".log")
+    noise = attempt.with_suffix(".log")
     try:
         papermill.execute_notebook(
             source,
@@ -78,7 +77,7 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
             progress_bar={**progress.look(), "desc": _stage(notebook), "unit": "cell"},
             log_output=False,
             stderr_file=sys.stderr,
-            kernel_manager_class=Kernel,
+            kernel_manager_class=_kernel(noise),
         )
     except KeyboardInterrupt:
         attempt.unlink(missing_ok=True)
@@ -92,13 +91,13 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
             f"its traceback is in {attempt}"
         ) from None
     except DeadKernelError:
-        sys.stderr.write(Kernel.noise.read_text(errors="replace"))
+        sys.stderr.write(noise.read_text(errors="replace"))
         raise SicError(
             f"the kernel of {notebook} died (killed, or out of memory); run the same command "
             "again: training continues from its last checkpoint"
         ) from None
     finally:
-        Kernel.noise.unlink(missing_ok=True)
+        noise.unlink(missing_ok=True)
     executed = clean(nbformat.read(attempt, as_version=4))
     with replacing(folder / "notebook.ipynb") as temporary:
         nbformat.write(executed, temporary)
@@ -127,6 +126,32 @@ def read(path: Path) -> "NotebookNode":
     except (ValueError, AttributeError, KeyError, nbformat.ValidationError):
         raise SicError(f"{path} is not a notebook; take the file from git again") from None
     return notebook
+
+
+def _kernel(noise: Path) -> "type[AsyncKernelManager]":
+    """A kernel that draws progress on this process's stderr, and says the rest to a file.
+
+    Args:
+        noise: that file: of the kernel's ports, of being stopped, and why it died.
+    """
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Kernel(AsyncKernelManager):
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+            # A copy of stderr: what cells write there comes as messages, late, and stays in the
+            # notebook.
+            screen = os.dup(2)
+            options |= {
+                "env": os.environ | {progress.SCREEN: str(screen)},
+                "pass_fds": (screen,),
+            }
+            try:
+                with noise.open("wb") as said:
+                    await super().start_kernel(stderr=said, **options)
+            finally:
+                os.close(screen)
+
+    return Kernel
 
 
 def _stage(notebook: Path) -> str:
