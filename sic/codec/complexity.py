@@ -35,9 +35,7 @@ def kmac_per_pixel(run: Callable[[], object], pixels: int) -> float:
 def coding_kmac(codec: TCM, side: int = 128) -> dict[str, float]:
     """Thousands of multiply-accumulates per pixel of coding, as the codec's equations stand.
 
-    Args:
-        codec: any codec of the study.
-        side: of the square image that is coded, a multiple of 128.
+    They are counted on a square image, whose ``side`` is a multiple of 128.
 
     Returns:
         `encoder`: g_a, h_a and the entropy model; `decoder`: the entropy model and g_s.
@@ -75,11 +73,6 @@ def table_1(N: int, M: int, num_slices: int, widths: Widths) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"m": "Int64"})
 
 
-# ---- time and memory of what runs ----------------------------------------------------------------
-
-_PERIOD = 0.005  # seconds between two looks at the memory
-
-
 @dataclass
 class Cost:
     """Filled in when :func:`measure` ends.
@@ -96,11 +89,7 @@ class Cost:
 
 @contextmanager
 def measure(device: torch.device | str) -> Iterator[Cost]:
-    """Time and memory of what runs inside the block.
-
-    Args:
-        device: where it runs; on a GPU the block is waited for.
-    """
+    """Time and memory of what runs inside the block, which is waited for on a GPU."""
     cost, gpu = Cost(), torch.device(device).type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -119,7 +108,7 @@ def _watched_memory() -> Iterator[list[int]]:
     process, seen, done = psutil.Process(), [], threading.Event()
 
     def watch() -> None:
-        while not done.wait(_PERIOD):
+        while not done.wait(0.005):  # seconds between two looks
             seen.append(process.memory_info().rss)
 
     seen.append(process.memory_info().rss)

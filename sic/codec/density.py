@@ -43,9 +43,6 @@ class EntropyBottleneck(_Density):
 
     The cumulative function is σ(f₅ ∘ … ∘ f₁) with maps f_i(v) = g_i(softplus(H_i) v + b_i),
     g_i(v) = v + tanh(a_i) tanh(v), which is monotone by construction.
-
-    Args:
-        channels: of z.
     """
 
     target: Tensor
@@ -80,9 +77,7 @@ class EntropyBottleneck(_Density):
     def logits(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Logits of the cumulative function at x (channels, 1, values), of the same shape.
 
-        Args:
-            x: where.
-            frozen: let no gradient reach the distribution.
+        If ``frozen``, no gradient reaches the distribution.
         """
         for i, matrix in enumerate(self.matrices):
             bias = self.biases[i]
@@ -123,10 +118,6 @@ class GaussianConditional(_Density):
     def forward(self, y: Tensor, scale: Tensor, mu: Tensor) -> Tensor:
         """Likelihoods of y, all four of one shape: with noise in training, rounded otherwise."""
         values = _noisy(y) if self.training else torch.round(y - mu) + mu
-        return self.likelihood(values, scale, mu)
-
-    def likelihood(self, values: Tensor, scale: Tensor, mu: Tensor) -> Tensor:
-        """Likelihoods of values that are already quantised, all four of one shape."""
         scale = self.lower_bound_scale(scale)
         distance = (values - mu).abs()
         above, below = _cumulative((0.5 - distance) / scale), _cumulative((-0.5 - distance) / scale)

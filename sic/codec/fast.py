@@ -26,9 +26,6 @@ WINOGRAD_LEAST = 2**10
 Kinds = Sequence[tuple[int, Tensor]]
 
 
-# ---- windows: cut once for each size of feature map, and sorted by the mask they need ----------
-
-
 @dataclass(frozen=True)
 class Windows:
     """The windows of a batch of feature maps; those that need the same mask stand together.
@@ -38,8 +35,7 @@ class Windows:
 
     Args:
         window: side of a window.
-        order: (B·H·W,) place of each token in the rasters, window after window.
-        back: the inverse of ``order``.
+        order: (B·H·W,) place of each token in the rasters, window after window; ``back`` inverts.
         kinds: number of windows of each kind, and the pairs of tokens that may attend to each
             other, (window², window²) bool; None: all of them.
     """
@@ -59,12 +55,7 @@ class Windows:
 
 
 def windows_of(x: Tensor, window: int, shift: int) -> Windows:
-    """The windows of tokens (B, H, W, C) after a cyclic shift of rows and columns.
-
-    Args:
-        x: the tokens; only shape and device matter.
-        window: side of a window, in latent pixels.
-        shift: rows and columns by which everything moves up and left; 0 or half a window.
+    """The windows of tokens x (B, H, W, C) after everything has moved up and left by ``shift``.
 
     Raises:
         ValueError: if H or W is no multiple of the window.
@@ -116,12 +107,8 @@ def windows(
 def attend(q: Tensor, k: Tensor, v: Tensor, kinds: Kinds) -> Tensor:
     """softmax(q kᵀ / √c + bias) v in each window, one kind of windows after the other.
 
-    Args:
-        q, k, v: (windows, heads, window², c).
-        kinds: number of windows of each kind, and their bias (1, heads, window², window²).
-
-    Returns:
-        (windows, heads, window², c).
+    q, k, v and what comes back are (windows, heads, window², c), the biases (1, heads, window²,
+    window²).
     """
     counts = [count for count, _ in kinds]
     of_kind = zip(*(part.split(counts) for part in (q, k, v)), kinds, strict=True)
@@ -139,10 +126,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 def few_at_a_time(block: Callable[[Tensor, Kinds], Tensor], x: Tensor, kinds: Kinds) -> Tensor:
     """``block(x, kinds)``; without gradients for :data:`TOKENS` at a time, to save memory.
 
-    Args:
-        block: maps windows to windows, none of which sees another.
-        x: (windows, window², C).
-        kinds: as for :func:`attend`.
+    The block maps windows (windows, window², C) to windows, none of which sees another.
     """
     if torch.is_grad_enabled():
         return block(x, kinds)
@@ -152,19 +136,10 @@ def few_at_a_time(block: Callable[[Tensor, Kinds], Tensor], x: Tensor, kinds: Ki
     return torch.cat([block(part, [(len(part), bias)]) for part, bias in few])
 
 
-# ---- 1×1 convolutions: matrix products, which read and write maps and tokens alike --------------
-
-
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """1×1 convolution as the matrix product that it is.
+    """1×1 convolution (B, C, H, W) → (B, K, H, W) as the matrix product that it is.
 
-    Args:
-        x: (B, C, H, W).
-        weight: (K, C), or (K, C, 1, 1).
-        bias: (K,).
-
-    Returns:
-        (B, K, H, W).
+    The weight is (K, C) or (K, C, 1, 1), the bias (K,).
     """
     matrix = weight.flatten(1).expand(len(x), -1, -1)
     return torch.baddbmm(bias[:, None], matrix, x.flatten(2)).unflatten(2, x.shape[2:])
@@ -173,12 +148,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def map_and_tokens(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """The two halves of ``layer(x)``, a 1×1 convolution: the second is never laid out as a map.
 
-    Args:
-        layer: from C to 2N channels.
-        x: (B, C, H, W).
-
-    Returns:
-        Feature map (B, N, H, W), and tokens (B, H, W, N).
+    (B, C, H, W) → feature map (B, N, H, W) and tokens (B, H, W, N).
     """
     assert layer.bias is not None
     to_map, to_tokens = layer.weight.flatten(1).chunk(2)
@@ -192,14 +162,7 @@ def map_and_tokens(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
 def merged(layer: nn.Conv2d, features: Tensor, tokens: Tensor, plus: Tensor) -> Tensor:
     """``plus`` + ``layer`` of both halves, a 1×1 convolution; they are never put side by side.
 
-    Args:
-        layer: from 2N to C channels.
-        features: (B, N, H, W).
-        tokens: (B, H, W, N).
-        plus: (B, C, H, W).
-
-    Returns:
-        (B, C, H, W).
+    Feature map (B, N, H, W), tokens (B, H, W, N) and ``plus`` (B, C, H, W) → (B, C, H, W).
     """
     assert layer.bias is not None
     from_map, from_tokens = (
@@ -210,11 +173,8 @@ def merged(layer: nn.Conv2d, features: Tensor, tokens: Tensor, plus: Tensor) -> 
     return (out + layer.bias[:, None]).unflatten(2, plus.shape[2:])
 
 
-# ---- 3×3 convolutions: Winograd's algorithm takes a third of the time ---------------------------
-
-
 def winograd_applies(x: Tensor, weight: Tensor) -> bool:
-    """Whether a 3×3 convolution of stride 1 of x by ``weight`` runs by Winograd's algorithm.
+    """Whether a 3×3 convolution of stride 1 runs by Winograd's algorithm, in a third of the time.
 
     NNPACK, which has it, comes with PyTorch for x86-64 and ARM, works in float32 only and gives no
     gradients; its results differ by a few times what rounding to float32 does.
@@ -231,16 +191,7 @@ def winograd_applies(x: Tensor, weight: Tensor) -> bool:
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """3×3 convolution with zeros around x, a picture and some of its rows at a time.
-
-    Args:
-        x: (B, C, H, W) float32, on the CPU.
-        weight: (K, C, 3, 3).
-        bias: (K,).
-
-    Returns:
-        (B, K, H, W).
-    """
+    """3×3 convolution (B, C, H, W) → (B, K, H, W), a picture and some of its rows at a time."""
     x, weight = x.contiguous(), weight.contiguous()  # NNPACK takes bare pointers
     batch, _, height, width = x.shape
     strips = -(-height * width // WINOGRAD_PIXELS)

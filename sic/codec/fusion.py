@@ -9,7 +9,7 @@ of the base's ŷ.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sic.codec.tcm import TCM, CodecOutput, Widths
 
@@ -17,23 +17,16 @@ from sic.codec.tcm import TCM, CodecOutput, Widths
 def fuse(y_hat: Tensor, ya_hat: Tensor) -> Tensor:
     """(6)(7): ŷf_k = ŷ_k + ŷa_k for k ≤ m, and ŷ_k for m < k ≤ n, as a new tensor.
 
-    Args:
-        y_hat: the base's latent (B, M, h, w).
-        ya_hat: the additional latent (B, m·M/n, h, w).
+    ŷ is (B, M, h, w), ŷa (B, m·M/n, h, w).
     """
     added = ya_hat.shape[1]
     return torch.cat((y_hat[:, :added] + ya_hat, y_hat[:, added:]), dim=1)
 
 
 class AdditionalCodec(TCM):
-    """The TCM that codes the additional information; its g_s is g_human.
+    """The TCM that codes m slices of additional information, 1 ≤ m ≤ n; its g_s is g_human.
 
-    Args:
-        m: slices it codes, 1 ≤ m ≤ ``num_slices``.
-        N, M, num_slices, widths: those of the base (M and n of the base's latent).
-
-    Raises:
-        ValueError: if m is out of range.
+    N, M, n and widths are those of the base; a ValueError tells that they or m do not fit.
     """
 
     def __init__(
@@ -52,11 +45,7 @@ class AdditionalCodec(TCM):
         self.m, self.base_M, self.base_slices = m, M, num_slices
 
     def forward(self, x: Tensor, y_hat_base: Tensor) -> CodecOutput:  # type: ignore[override]
-        """(6)–(8): code x given the base's latent.
-
-        Args:
-            x: (B, 3, H, W) in [0, 1]; H and W multiples of 128.
-            y_hat_base: ŷ of the base for the same images (B, M, H/16, W/16); not changed.
+        """(6)–(8): code x (B, 3, H, W) given the base's ŷ for it (B, M, H/16, W/16).
 
         Returns:
             ``y_hat`` is the fused latent ŷf, ``ya_hat`` the part this codec adds,
@@ -84,26 +73,20 @@ class AdditionalCodec(TCM):
             latent, slices, strength = codec.base_M, codec.base_slices, 1.0
         else:
             latent, slices, strength = codec.M, codec.num_slices, 0.5
-        if (codec.N, latent, slices, codec.widths) != (
-            self.N,
-            self.base_M,
-            self.base_slices,
-            self.widths,
-        ):
+        size = (self.N, self.base_M, self.base_slices, self.widths)
+        if size != (codec.N, latent, slices, codec.widths):
             raise ValueError("an additional codec can start only from a codec of its base's size")
         if codec.num_slices < self.m:
             raise ValueError(f"m = {self.m} slices cannot start from m = {codec.num_slices}")
         for key, own in self.state_dict().items():
             theirs = given[key]
-            for dim, size in enumerate(own.shape):
-                if theirs.shape[dim] != size:
-                    theirs = theirs.index_select(dim, self._kept_channels(key, size, codec.M))
+            for dim, channels in enumerate(own.shape):
+                if theirs.shape[dim] != channels:
+                    kept = self._kept_channels(key, channels, codec.M)
+                    theirs = theirs.index_select(dim, kept)
             own.copy_(theirs)
-        last = self.g_a[-1]
-        assert isinstance(last, nn.Conv2d)
-        last.weight *= strength
-        if last.bias is not None:
-            last.bias *= strength
+        for values in self.g_a[-1].parameters():
+            values.mul_(strength)
 
     def _kept_channels(self, key: str, size: int, given_M: int) -> Tensor:
         """Which channels of another codec's tensor, of latent M, belong to the first m slices."""
@@ -113,18 +96,11 @@ class AdditionalCodec(TCM):
         return torch.arange(size)
 
 
-# ---- the difference codec (DC) -------------------------------------------------------------------
-
-
 class DifferenceCodec(TCM):
-    """A TCM that codes d = x − x̂_t; what it decodes is added to x̂_t."""
+    """The DC model: a TCM that codes d = x − x̂_t; what it decodes is added to x̂_t."""
 
     def forward(self, x: Tensor, x_hat_t: Tensor) -> CodecOutput:  # type: ignore[override]
-        """Code x given the base's picture.
-
-        Args:
-            x: (B, 3, H, W) in [0, 1]; H and W multiples of 128.
-            x_hat_t: the base's decoded pictures as the decoder has them, (B, 3, H, W).
+        """Code x given the base's decoded pictures x̂_t as the decoder has them, (B, 3, H, W) both.
 
         Returns:
             ``x_hat`` = x̂_t + d̂ unclamped; ``y_hat`` and ``likelihoods`` are those of d.

@@ -57,15 +57,8 @@ class WindowAttention(nn.Module):
         return bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
 
     def forward(self, x: Tensor, kinds: fast.Kinds) -> Tensor:
-        """Attention inside windows.
-
-        Args:
-            x: (windows, window², C), windows of one kind after those of another.
-            kinds: number of windows of each kind, and their :meth:`bias`.
-
-        Returns:
-            (windows, window², C).
-        """
+        """(windows, window², C) → (windows, window², C), windows of one kind after another:
+        ``kinds`` are the number of windows of each, and their :meth:`bias`."""
         qkv = self.embedding_layer(x).unflatten(-1, (3, -1, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (windows, heads, window², c)
         heads = fast.attend(q, k, v, kinds)
@@ -98,14 +91,11 @@ class TransformerBlock(nn.Module):
 
 
 class ConvTransBlock(nn.Module):
-    """TCM block: half of the channels through convolutions, half through attention.
+    """TCM block: N = ``dim`` of 2N channels go through convolutions, N through attention.
 
-        x ─ conv1_1 ─┬─ conv_block  (N) ─┬─ conv1_2 ─ + ─►
-        │            └─ trans_block (N) ─┘            │
-        └─────────────────────────────────────────────┘
-
-    Args:
-        dim: N, the channels of each half; the block maps 2N channels to 2N.
+    x ─ conv1_1 ─┬─ conv_block  (N) ─┬─ conv1_2 ─ + ─►
+    │            └─ trans_block (N) ─┘            │
+    └─────────────────────────────────────────────┘
     """
 
     def __init__(self, dim: int, head_dim: int, window: int, shifted: bool) -> None:
@@ -143,12 +133,6 @@ class SWAtten(nn.Module):
 
     CompressAI's attention block, whose gate σ(b) comes from a W and an SW block, computed at
     ``inner`` channels between two 1×1 convolutions.
-
-    Args:
-        dim: channels in and out.
-        inner: channels inside.
-        head_dim: channels per head.
-        window: side of a window, in latent pixels.
     """
 
     def __init__(self, dim: int, inner: int, head_dim: int, window: int) -> None:

@@ -27,38 +27,24 @@ class Loss:
 
 
 def bits_per_pixel(likelihoods: Likelihoods, pixels: int) -> tuple[Tensor, Tensor]:
-    """R(y) and R(z): the information of the symbols over the number of image pixels.
-
-    Args:
-        likelihoods: probabilities of the symbols of y and z, any shapes.
-        pixels: B·H·W of the images they code.
-    """
-    return (
-        -torch.log2(likelihoods["y"]).sum() / pixels,
-        -torch.log2(likelihoods["z"]).sum() / pixels,
-    )
+    """R(y) and R(z): the information of the symbols over B·H·W, the pixels of their images."""
+    y, z = likelihoods["y"], likelihoods["z"]
+    return -torch.log2(y).sum() / pixels, -torch.log2(z).sum() / pixels
 
 
 def rate_distortion(
     output: CodecOutput, x: Tensor, lmbda: float, m_x: Tensor | None = None
 ) -> Loss:
-    """(1) and (3); with an edge mask, (2).
+    """(1) and (3), of what a codec returned for x (B, 3, H, W) in [0, 1]; with an edge mask, (2).
 
-    Args:
-        output: what the codec returned for x.
-        x: images (B, 3, H, W) in [0, 1].
-        lmbda: λ.
-        m_x: edge mask (B, 1, H, W) of 0 and 1; the mean stays one over all pixels, so that
-            pixels off the edges cost nothing.
+    The mask m_x is (B, 1, H, W) of 0 and 1; the mean stays one over all pixels, so that pixels off
+    the edges cost nothing.
     """
     batch, _, height, width = x.shape
     bpp_y, bpp_z = bits_per_pixel(output["likelihoods"], batch * height * width)
     error = x - output["x_hat"]
     mse = (error if m_x is None else error * m_x).square().mean()
     return Loss(bpp_y + bpp_z + lmbda * 255**2 * mse, bpp_y, bpp_z, mse)
-
-
-# ---- what each codec minimises -------------------------------------------------------------------
 
 
 #: A codec and a batch x (B, 3, h, w), m_x (B, 1, h, w) → the loss of that batch.

@@ -79,17 +79,14 @@ HYPER_WINDOW = 4
 
 
 class Transform(nn.Sequential):
-    """g_a, g_s, h_a or h_s: blocks one after the other.
+    """g_a, g_s, h_a or h_s: blocks one after the other."""
 
-    Args:
-        recompute: keep only what goes into each block for the backward pass, which then computes
-            the rest once more: a third more time for a fraction of the memory.
-    """
-
+    #: Keep only what goes into each block for the backward pass, which then computes the rest once
+    #: more: a third more time for a fraction of the memory.
     recompute = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run x through the blocks, one after the other."""
+        """Run x through the blocks."""
         for block in self:
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
@@ -149,15 +146,18 @@ def hyper_synthesis(N: int, M: int, widths: Widths) -> Transform:
     )
 
 
-def slice_network(channels_in: int, channels_out: int, widths: Widths) -> nn.Sequential:
-    """μ_k, σ_k or LRP_k: three 3×3 convolutions with GELU between."""
+def slice_networks(channels_in: Sequence[int], out: int, widths: Widths) -> nn.ModuleList:
+    """μ_k, σ_k or LRP_k of every slice: three 3×3 convolutions with GELU between."""
     wide, narrow = widths.context
-    return nn.Sequential(
-        conv3x3(channels_in, wide),
-        nn.GELU(),
-        conv3x3(wide, narrow),
-        nn.GELU(),
-        conv3x3(narrow, channels_out),
+    return nn.ModuleList(
+        nn.Sequential(
+            conv3x3(channels, wide),
+            nn.GELU(),
+            conv3x3(wide, narrow),
+            nn.GELU(),
+            conv3x3(narrow, out),
+        )
+        for channels in channels_in
     )
 
 
@@ -199,24 +199,19 @@ class TCM(nn.Module):
         self.h_mean_s = hyper_synthesis(N, M, widths)
         self.h_scale_s = hyper_synthesis(N, M, widths)
 
-        support = [M + self.slice_channels * k for k in range(num_slices)]
-        self.atten_mean = nn.ModuleList(self._attention(s) for s in support)
-        self.atten_scale = nn.ModuleList(self._attention(s) for s in support)
-        self.cc_mean_transforms = nn.ModuleList(
-            slice_network(s, self.slice_channels, widths) for s in support
-        )
-        self.cc_scale_transforms = nn.ModuleList(
-            slice_network(s, self.slice_channels, widths) for s in support
-        )
-        self.lrp_transforms = nn.ModuleList(
-            slice_network(s + self.slice_channels, self.slice_channels, widths) for s in support
-        )
+        width = self.slice_channels
+        support = [M + width * k for k in range(num_slices)]  # the hyper-latent and slices before
+        self.atten_mean = self._attentions(support)
+        self.atten_scale = self._attentions(support)
+        self.cc_mean_transforms = slice_networks(support, width, widths)
+        self.cc_scale_transforms = slice_networks(support, width, widths)
+        self.lrp_transforms = slice_networks([s + width for s in support], width, widths)
         self.entropy_bottleneck = EntropyBottleneck(widths.hyper)
         self.gaussian_conditional = GaussianConditional()
 
-    def _attention(self, channels: int) -> nn.Sequential:
-        w = self.widths
-        return nn.Sequential(SWAtten(channels, w.attention, w.attention_head_dim, WINDOW))
+    def _attentions(self, channels: Sequence[int]) -> nn.ModuleList:
+        inner, head_dim = self.widths.attention, self.widths.attention_head_dim
+        return nn.ModuleList(nn.Sequential(SWAtten(c, inner, head_dim, WINDOW)) for c in channels)
 
     def quantise_z(self, z: Tensor) -> Tensor:
         """ẑ: z rounded about the medians of its learned distribution, straight-through."""
@@ -226,12 +221,11 @@ class TCM(nn.Module):
     def slice_parameters(
         self, k: int, latent_means: Tensor, latent_scales: Tensor, decoded: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Entropy parameters of slice k from the hyper-latents and the slices before it.
+        """Entropy parameters of slice k, counted from 0.
 
         Args:
-            k: index of the slice, from 0.
             latent_means, latent_scales: h_mean_s(ẑ) and h_scale_s(ẑ), (B, M, H/16, W/16).
-            decoded: ŷ_1 … ŷ_k, each (B, M/n, H/16, W/16).
+            decoded: ŷ of the slices before, each (B, M/n, H/16, W/16).
 
         Returns:
             μ_k and σ_k (B, M/n, H/16, W/16), and the features LRP_k starts from.
@@ -247,14 +241,10 @@ class TCM(nn.Module):
         return 0.5 * torch.tanh(self.lrp_transforms[k](torch.cat((mean_support, y_hat_k), dim=1)))
 
     def code_latent(self, y: Tensor) -> tuple[Tensor, Likelihoods]:
-        """Quantise y as the decoder will see it, and the probability of every symbol.
+        """ŷ after LRP, as the decoder will see y = g_a(x), and the probability of every symbol.
 
-        Args:
-            y: g_a(x), (B, M, H/16, W/16).
-
-        Returns:
-            ŷ after LRP, of the shape of y, and the likelihoods; in training mode these are of
-            y and z with additive noise, while ŷ is rounded with straight-through gradients.
+        In training mode the likelihoods are of y and z with additive noise, while ŷ is rounded with
+        straight-through gradients.  y and ŷ are (B, M, H/16, W/16).
         """
         y = full_precision(y)
         z = full_precision(self.h_a(y))
@@ -268,19 +258,15 @@ class TCM(nn.Module):
         y_likelihoods: list[Tensor] = []
         for k, y_k in enumerate(y.chunk(self.num_slices, dim=1)):
             mu, scale, support = self.slice_parameters(k, latent_means, latent_scales, y_hat)
-            likelihood = self.gaussian_conditional(y_k, scale, mu)
+            y_likelihoods.append(self.gaussian_conditional(y_k, scale, mu))
             y_hat_k = quantize_ste(y_k - mu) + mu
             y_hat.append(y_hat_k + self.latent_residual(k, support, y_hat_k))
-            y_likelihoods.append(likelihood)
         likelihoods = Likelihoods(y=torch.cat(y_likelihoods, dim=1), z=z_likelihoods)
         return torch.cat(y_hat, dim=1), likelihoods
 
     def forward(self, x: Tensor) -> CodecOutput:
-        """Code and decode images; of the base (4)(5): x̂_t = g_machine(conc(ŷ_1 … ŷ_n)).
-
-        Args:
-            x: (B, 3, H, W) in [0, 1]; H and W multiples of ``sic.images.MULTIPLE``.
-        """
+        """Code and decode images (B, 3, H, W) in [0, 1], H and W multiples of 128; of the base (4)(5):
+        x̂_t = g_machine(conc(ŷ_1 … ŷ_n))."""
         y_hat, likelihoods = self.code_latent(self.g_a(x))
         return CodecOutput(x_hat=self.g_s(y_hat), y_hat=y_hat, likelihoods=likelihoods)
 

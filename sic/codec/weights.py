@@ -28,8 +28,6 @@ KINDS: dict[str, type[TCM]] = {
     "difference": DifferenceCodec,
 }
 
-_LABELS = {"tcm": "a TCM", "additional": "an additional codec", "difference": "a difference codec"}
-
 #: The entry of a safetensors file's metadata that makes it a checkpoint of ours.
 METADATA = "sic"
 
@@ -48,17 +46,15 @@ def settings(codec: TCM) -> dict[str, Any]:
 
 def label(codec: TCM) -> str:
     """What a codec is, for people, with its article."""
-    return _LABELS[settings(codec)["kind"]]
+    kind = settings(codec)["kind"]
+    return {"tcm": "a TCM", "additional": "an additional codec"}.get(kind, "a difference codec")
 
 
 def build(settings: Mapping[str, Any]) -> TCM:
     """An untrained codec from :func:`settings`."""
     sizes = {key: settings[key] for key in ("m", "N", "M", "num_slices") if key in settings}
-    # JSON has lists where Widths has tuples.
-    widths: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in settings["widths"].items()
-    }
+    widths = settings["widths"].items()  # JSON has lists where Widths has tuples
+    widths = {key: tuple(value) if isinstance(value, list) else value for key, value in widths}
     return KINDS[settings["kind"]](**sizes, widths=Widths(**widths))
 
 
@@ -87,17 +83,13 @@ def save(path: Path, codec: TCM, origin: Mapping[str, Any]) -> None:
         origin: where the weights come from (stage, λ, steps, seed, … or the imported file);
             anything JSON holds.
     """
-    about = {
-        "settings": settings(codec),
-        "origin": dict(origin),
-        "fingerprint": fingerprint(codec),
-    }
+    about = {"settings": settings(codec), "origin": dict(origin), "fingerprint": fingerprint(codec)}
     # One entry: safetensors writes several in an order that changes from run to run.
     metadata = {METADATA: json.dumps(about, sort_keys=True)}
     tensors = _tensors(codec)
     halves = {key: tensor.half() for key, tensor in tensors.items()}
     exact = {key: half for key, half in halves.items() if torch.equal(half.float(), tensors[key])}
-    write_bytes(path, serialise({**tensors, **exact}, metadata))
+    write_bytes(path, serialise(tensors | exact, metadata))
 
 
 def metadata(path: Path) -> dict[str, Any]:
@@ -124,10 +116,9 @@ def metadata(path: Path) -> dict[str, Any]:
 def is_from(path: Path, origin: Mapping[str, Any]) -> bool:
     """Whether a file is a checkpoint of ours with just this origin."""
     try:
-        found: bool = metadata(path)["origin"] == origin
+        return bool(metadata(path)["origin"] == origin)
     except SicError:
         return False
-    return found
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> TCM:
@@ -163,15 +154,12 @@ def import_published(path: Path, codec: TCM) -> None:
 
 def published_key(key: str) -> str:
     """Our name of a published key: no ``module.``, entropy-bottleneck lists instead of numbers."""
-    key = key.removeprefix("module.")
+    plural = {"matrix": "matrices", "bias": "biases", "factor": "factors"}
     return re.sub(
         r"^entropy_bottleneck\._(matrix|bias|factor)(\d+)$",
-        lambda found: f"entropy_bottleneck.{_PLURAL[found[1]]}.{found[2]}",
-        key,
+        lambda found: f"entropy_bottleneck.{plural[found[1]]}.{found[2]}",
+        key.removeprefix("module."),
     )
-
-
-_PLURAL = {"matrix": "matrices", "bias": "biases", "factor": "factors"}
 
 
 def _tensors(codec: TCM) -> dict[str, Tensor]:
@@ -184,37 +172,29 @@ def _tensors(codec: TCM) -> dict[str, Tensor]:
 
 
 def fill(codec: TCM, tensors: Mapping[str, Tensor], path: Path | str) -> None:
-    """Copy a state dict into a codec after checking every key and shape.
+    """Copy a state dict, by our keys (:func:`published_key`), into a codec of its size.
 
-    Args:
-        codec: of the size of the state dict.
-        tensors: by our keys (:func:`published_key`); CompressAI's coding tables are passed over.
-        path: where they come from, for the error.
+    Every key and shape is checked first; CompressAI's coding tables are passed over.
 
     Raises:
-        SicError: if they do not fit, naming the key, both shapes and the likely cause.
+        SicError: if they do not fit, naming ``path``, the key, both shapes and the likely cause.
     """
-    wanted = _tensors(codec)
     given = {key: tensor for key, tensor in tensors.items() if not TABLES.search(key)}
     sizes = ", ".join(f"{k}={v}" for k, v in settings(codec).items() if k not in ("widths", "kind"))
-    for key, tensor in wanted.items():
-        if key not in given:
-            raise SicError(
-                f"{path}: key {key} {tuple(tensor.shape)} is missing; the file is not of "
-                f"{label(codec)} with {sizes}{_cause(codec, given)}"
-            )
-        if given[key].shape != tensor.shape:
-            raise SicError(
-                f"{path}: key {key} has shape {tuple(given[key].shape)}, expected "
-                f"{tuple(tensor.shape)} for {sizes}{_cause(codec, given)}"
-            )
-    for key in given:
-        if key not in wanted:
-            raise SicError(
-                f"{path}: unexpected key {key}; the file is not of {label(codec)} with "
-                f"{sizes}{_cause(codec, given)}"
-            )
-    codec.load_state_dict(dict(given), strict=False)
+    whose = f"the file is not of {label(codec)} with {sizes}"
+    own = {key: tuple(tensor.shape) for key, tensor in _tensors(codec).items()}
+    theirs = {key: tuple(tensor.shape) for key, tensor in given.items()}
+    for key in own | theirs:
+        if key not in theirs:
+            problem = f"key {key} {own[key]} is missing; {whose}"
+        elif key not in own:
+            problem = f"unexpected key {key}; {whose}"
+        elif theirs[key] != own[key]:
+            problem = f"key {key} has shape {theirs[key]}, expected {own[key]} for {sizes}"
+        else:
+            continue
+        raise SicError(f"{path}: {problem}{_cause(codec, given)}")
+    codec.load_state_dict(given, strict=False)
 
 
 def _cause(codec: TCM, given: Mapping[str, Tensor]) -> str:

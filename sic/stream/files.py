@@ -14,7 +14,7 @@ from sic import progress
 from sic.errors import SicError, StreamError
 from sic.files import cannot_write, files_below, sha256, write_bytes
 from sic.sizes import bpp
-from sic.stream.container import MAX_BYTES, Layer, info, read_layer, read_layers
+from sic.stream.container import MAX_BYTES, info, read_layer, read_layers
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and `info` does not need it
     from sic.stream.scalable import Reader, ScalableCodec
@@ -45,18 +45,14 @@ class Sources:
 
     A line is added for each stream, the picture's SHA-256 and the stream's path below the folder;
     the last line of a stream holds.  A stream's date tells nothing: a picture that takes the place
-    of another may be older.
-
-    Args:
-        folder: where the streams go; it need not be there yet.
+    of another may be older.  The folder need not be there yet.
     """
 
-    NAME = ".sources"
     #: In place of the checksum while a stream is being replaced.
     UNKNOWN = "-"
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / self.NAME
+        self._folder, self._path = folder, folder / ".sources"
         self._digests: dict[str, str] = {}
         if self._path.is_file():
             # What is not understood belongs to no stream, which is then written again.
@@ -69,11 +65,7 @@ class Sources:
         return self._digests.get(self._name(target))
 
     def add(self, target: Path, digest: str) -> None:
-        """Note what a stream is made from.
-
-        Raises:
-            SicError: if the note cannot be written.
-        """
+        """Note what a stream is made from; a SicError tells that the note cannot be written."""
         name = self._name(target)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,10 +121,9 @@ def listing(source: Path, suffixes: set[str]) -> list[Path]:
     """
     if not source.is_dir():
         return [source]
-    found = files_below(source, suffixes)
-    if not found:
-        raise SicError(f"{source} holds no file ending in {', '.join(sorted(suffixes))}")
-    return found
+    if found := files_below(source, suffixes):
+        return found
+    raise SicError(f"{source} holds no file ending in {', '.join(sorted(suffixes))}")
 
 
 def encode(
@@ -141,9 +132,6 @@ def encode(
     """Code each picture into one file, or with ``split`` into one file per layer.
 
     Args:
-        codec: writes the streams.
-        jobs: the pictures and their files.
-        split: whether each layer gets a file of its own.
         sources: of the folder that is written; streams that a run before has made from the same
             pictures with the same weights are left as they are.  None: every file is written.
 
@@ -157,11 +145,8 @@ def encode(
 
     digests = {job: _digest(job.source) for job in jobs} if sources else {}
     if sources:
-        jobs = [
-            job
-            for job in jobs
-            if sources.of(job.target) != digests[job] or not _written(codec, job, split)
-        ]
+        same = [job for job in jobs if sources.of(job.target) == digests[job]]
+        jobs = [job for job in jobs if job not in same or not _written(codec, job, split)]
     pictures = [images.read(job.source) for job in jobs]
     try:
         encodings = codec.encode_batch(pictures)
@@ -189,8 +174,7 @@ def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> list
         What was written, with the bytes that were decoded for it.
 
     Raises:
-        StreamError: if a stream cannot be decoded.
-        SicError: if a file cannot be read or written.
+        SicError: if a file cannot be read, decoded (:class:`StreamError`) or written.
     """
     from sic import images
 
@@ -223,7 +207,11 @@ def describe(path: Path) -> str:
         f"  {part.layer:<12}{part.part:<8}{part.bits // 8:>9}{part.bits:>10}{part.bpp:>9.4f}"
         for part in info(layers)
     ]
-    lines += [f"  {_provenance(layer)}" for layer in layers]
+    lines += [
+        f"  {layer.kind.label}: {layer.slices} slice{'s' * (layer.slices != 1)}, "
+        f"weights {layer.weights.hex()}, written on {layer.platform}"
+        for layer in layers
+    ]
     return "\n".join(lines).encode(errors="backslashreplace").decode()  # a path may be no text
 
 
@@ -243,19 +231,13 @@ def read(path: Path) -> bytes:
 
 
 def each(jobs: list[Job], work: Callable[[list[Job]], list[Coded]], verb: str, batch: int) -> None:
-    """Do all jobs and print a line for each; of several, with a progress bar and the sum at the
-    end, and failures do not stop the others.
-
-    Args:
-        jobs: what to do.
-        work: does some of them together; says what it has written.
-        verb: what it is called.
-        batch: how many at a time.
+    """Do all jobs, ``batch`` at a time, and print a line for each; of several, with a progress bar
+    called ``verb`` and the sum at the end, and failures do not stop the others.
 
     Raises:
         SicError: of the one job; or, of several, how many failed, after a line for each.
     """
-    begun, failed, made = time.perf_counter(), 0, list[Coded]()
+    begun, made, failed = time.perf_counter(), list[Coded](), 0
     with progress.bar(total=len(jobs), desc=verb, unit="file", disable=len(jobs) == 1) as bar:
         for first in range(0, len(jobs), batch):
             together = jobs[first : first + batch]
@@ -292,9 +274,9 @@ def _results(
         else:
             for job in jobs:
                 yield from _results([job], work)
-        return
-    seconds = (time.perf_counter() - begun) / max(len(coded), 1)
-    yield from ((one, seconds) for one in coded)
+    else:
+        seconds = (time.perf_counter() - begun) / max(len(coded), 1)
+        yield from ((one, seconds) for one in coded)
 
 
 def _line(name: str, coded: Coded, seconds: float) -> str:
@@ -337,13 +319,5 @@ def _written(codec: "ScalableCodec", job: Job, split: bool) -> bool:
         layers = first + (read_layers(read(second_file(job.target))) if split else [])
     except SicError:
         return False
-    wanted = [part.weights for part in (codec.base, codec.enhancement) if part]
+    wanted = [one.weights for one in codec.codecs]
     return [layer.weights for layer in layers] == wanted and (not split or len(first) == 1)
-
-
-def _provenance(layer: Layer) -> str:
-    name = layer.kind.label
-    return (
-        f"{name}: {layer.slices} slice{'s' * (layer.slices != 1)}, weights {layer.weights.hex()}, "
-        f"written on {layer.platform}"
-    )

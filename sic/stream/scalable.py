@@ -22,14 +22,7 @@ from sic.codec.tcm import TCM
 from sic.errors import SicError, StreamError
 from sic.images import Pixels
 from sic.stream import stripes
-from sic.stream.container import (
-    NOTHING,
-    Kind,
-    Layer,
-    Platform,
-    read_layer,
-    read_layers,
-)
+from sic.stream.container import NOTHING, Kind, Layer, Platform, read_layer, read_layers
 from sic.stream.latent import Bits, Latent, LatentCoder
 from sic.work import threads
 
@@ -40,13 +33,8 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class EncodedLayer:
-    """One layer as its writer knows it.
-
-    Args:
-        stream: its bytes.
-        latent: what a reader must reconstruct from them.
-        estimated: the bits that the likelihoods promise, beside ``8 * len(stream)``.
-    """
+    """One layer's bytes, the latent that a reader must reconstruct from them, and the bits that the
+    likelihoods promise, beside ``8 * len(stream)``."""
 
     stream: bytes
     latent: Latent
@@ -86,6 +74,7 @@ class ScalableCodec:
         if enhancement is not None:
             fused = isinstance(enhancement, AdditionalCodec)
             self.enhancement = _LayerCodec(enhancement, Kind.FUSION if fused else Kind.DIFFERENCE)
+        self.codecs = [codec for codec in (self.base, self.enhancement) if codec]
 
     @classmethod
     def load(
@@ -96,10 +85,8 @@ class ScalableCodec:
     ) -> "ScalableCodec":
         """The codec of these checkpoints, as :mod:`sic.codec.weights` writes them.
 
-        Args:
-            base_path, enhancement_path: the checkpoints.
-            device: where g_a, h_a and g_s run; what symbols depend on always runs on the CPU
-                (:mod:`sic.stream.latent`).
+        g_a, h_a and g_s run on ``device``; what symbols depend on always runs on the CPU
+        (:mod:`sic.stream.latent`).
 
         Raises:
             SicError: if a checkpoint cannot be loaded, the two do not fit each other, or the
@@ -125,10 +112,8 @@ class ScalableCodec:
         return cls(base, enhancement)
 
     def encode(self, image: Pixels) -> bytes:
-        """Code a picture: the base layer, then the enhancement if the codec has one.
-
-        Args:
-            image: uint8 (H, W, 3) RGB, at most ``sic.sizes.MAX_PIXELS`` pixels.
+        """Code a picture, uint8 (H, W, 3) RGB of at most ``sic.sizes.MAX_PIXELS`` pixels: the base
+        layer, then the enhancement if the codec has one.
 
         Raises:
             SicError: if the picture is not of that form, or the weights give no finite numbers.
@@ -136,10 +121,10 @@ class ScalableCodec:
         return self.encode_layers(image).stream
 
     def encode_layers(self, image: Pixels) -> Encoding:
-        """Encode one picture, and keep the layers apart with all that their writer knows of them.
+        """Encode a picture, and keep the layers apart with all that their writer knows of them.
 
-        ``.base.stream`` and ``.enhancement.stream`` may be kept in two files; joined, they are
-        the whole.
+        ``.base.stream`` and ``.enhancement.stream`` may lie in two files; joined, they are the
+        whole.
         """
         return self.encode_batch([image])[0]
 
@@ -206,10 +191,7 @@ class ScalableCodec:
     @torch.inference_mode()
     def decode_latents(self, stream: bytes, layer: Reader = "machine") -> list[Latent]:
         """What :meth:`decode` reconstructs before synthesis: the base's latent, then for "human"
-        the enhancement's.  They equal the writer's, bit for bit.
-
-        Args, raises: as :meth:`decode`.
-        """
+        the enhancement's.  They equal the writer's, bit for bit."""
         layers = self._layers(stream, layer)
         with threads(self.base.codec.N):
             return self._read(layers)
@@ -232,14 +214,12 @@ class ScalableCodec:
             raise StreamError(
                 "the stream has no enhancement layer; fetch it, or decode the layer for machines"
             )
-        for codec, record in zip((self.base, self.enhancement), layers, strict=False):
-            assert codec is not None
+        for codec, record in zip(self.codecs, layers, strict=False):
             codec.check(record)
         return layers
 
     def _read(self, layers: list[Layer]) -> list[Latent]:
-        codecs = (self.base, self.enhancement)
-        return [codec.decode(layer) for codec, layer in zip(codecs, layers, strict=False) if codec]
+        return [codec.decode(layer) for codec, layer in zip(self.codecs, layers, strict=False)]
 
     def _x_hat_t(self, y_hat: Tensor) -> Tensor:
         """(5): the padded pictures for machines, as 8 bits have them, on the CPU."""
@@ -269,25 +249,24 @@ class _LayerCodec:
     ) -> list[EncodedLayer]:
         """The layer of each picture in a batch, with its size before padding."""
         y = stripes.analyse(self.codec.g_a, x.to(self.device, self.dtype))
-        z = self.codec.h_a(y)
-        latents = zip(y.split(1), z.split(1), sizes, below, strict=True)
-        return [self._encode(*latent) for latent in latents]
-
-    def _encode(self, y: Tensor, z: Tensor, size: tuple[int, int], below: bytes) -> EncodedLayer:
-        coded = self.latent_coder.encode(y, z)
-        layer = Layer(
-            kind=self.kind,
-            slices=self.codec.num_slices,
-            height=size[0],
-            width=size[1],
-            platform=Platform.here(),
-            weights=self.weights,
-            symbols=coded.latent.digest(),
-            below=below,
-            z=coded.z_part,
-            y=coded.y_part,
-        )
-        return EncodedLayer(layer.pack(), coded.latent, coded.estimated)
+        pairs = zip(y.split(1), self.codec.h_a(y).split(1), strict=True)
+        encoded = []
+        for pair, (height, width), base in zip(pairs, sizes, below, strict=True):
+            coded = self.latent_coder.encode(*pair)
+            layer = Layer(
+                kind=self.kind,
+                slices=self.codec.num_slices,
+                height=height,
+                width=width,
+                platform=Platform.here(),
+                weights=self.weights,
+                symbols=coded.latent.digest(),
+                below=base,
+                z=coded.z_part,
+                y=coded.y_part,
+            )
+            encoded.append(EncodedLayer(layer.pack(), coded.latent, coded.estimated))
+        return encoded
 
     def check(self, layer: Layer) -> None:
         """Refuse a layer of another kind or of other weights."""
@@ -303,31 +282,26 @@ class _LayerCodec:
             )
 
     def decode(self, layer: Layer) -> Latent:
+        cause = None
         try:
             latent = self.latent_coder.decode(layer.z, layer.y, layer.height, layer.width)
+            if latent.digest() == layer.symbols:
+                return latent
         except StreamError as error:
-            raise self._numbers_differ(layer) from error
-        if latent.digest() != layer.symbols:
-            raise self._numbers_differ(layer)
-        return latent
-
-    def _numbers_differ(self, layer: Layer) -> StreamError:
-        return StreamError(
+            cause = error
+        raise StreamError(
             f"the numbers of the {layer.kind.label} layer come out differently here "
             f"({Platform.here()}) than where it was written ({layer.platform}), although file and "
             "weights are right; decode it on such a machine, or write it again"
-        )
+        ) from cause
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """g_s, back on the CPU."""
-        y_hat = y_hat.to(self.device, self.dtype)
-        return stripes.synthesise(self.codec.g_s, y_hat).cpu()
+        return stripes.synthesise(self.codec.g_s, y_hat.to(self.device, self.dtype)).cpu()
 
 
 def _by_size(
-    sizes: Sequence[tuple[int, int]],
-    items: Sequence[T],
-    work: Callable[[list[T]], list[R]],
+    sizes: Sequence[tuple[int, int]], items: Sequence[T], work: Callable[[list[T]], list[R]]
 ) -> list[R]:
     """``work`` on the items of each size together, its results in the items' order."""
     results: dict[int, R] = {}
