@@ -2,9 +2,8 @@
 
 The layers are those of CompressAI by which LIC-TCM was published, with its parameter names and
 initial values.  They are written out here because importing CompressAI costs more than everything
-else together, and because 3×3 convolutions have a fast path (:mod:`sic.codec.fast`).
-
-Feature maps are (B, C, H, W).
+else together, and because 3×3 convolutions have a fast path (:mod:`sic.codec.fast`).  Feature maps
+are (B, C, H, W).
 """
 
 from typing import Any
@@ -40,8 +39,7 @@ class LowerBound(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        out: Tensor = _Bounded.apply(x, self.bound)
-        return out
+        return _Bounded.apply(x, self.bound)
 
 
 class NonNegative(nn.Module):

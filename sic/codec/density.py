@@ -54,8 +54,7 @@ class EntropyBottleneck(_Density):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.matrices, self.biases = nn.ParameterList(), nn.ParameterList()
-        self.factors = nn.ParameterList()
+        self.matrices, self.biases, self.factors = (nn.ParameterList() for _ in range(3))
         maps = len(self.WIDTHS) - 1
         scale = self.INIT_SCALE ** (1 / maps)
         for i, (before, after) in enumerate(zip(self.WIDTHS, self.WIDTHS[1:], strict=False)):
@@ -121,8 +120,7 @@ class GaussianConditional(_Density):
         scale = self.lower_bound_scale(scale)
         distance = (values - mu).abs()
         above, below = _cumulative((0.5 - distance) / scale), _cumulative((-0.5 - distance) / scale)
-        bounded: Tensor = self.likelihood_lower_bound(above - below)
-        return bounded
+        return self.likelihood_lower_bound(above - below)
 
 
 def _cumulative(x: Tensor) -> Tensor:

@@ -30,12 +30,7 @@ class AdditionalCodec(TCM):
     """
 
     def __init__(
-        self,
-        m: int,
-        N: int = 128,
-        M: int = 320,
-        num_slices: int = 5,
-        widths: Widths | None = None,
+        self, m: int, N: int = 128, M: int = 320, num_slices: int = 5, widths: Widths | None = None
     ) -> None:
         if not 1 <= m <= num_slices:
             raise ValueError(f"m={m} must lie between 1 and num_slices={num_slices}")

@@ -1,8 +1,7 @@
 """Blocks with attention: the conv-transformer block of TCM, and SWAtten of its slice networks.
 
-Liu et al., *Learned Image Compression with Mixed Transformer-CNN Architectures*
-(CVPR 2023), Sections 3.2 and 3.3.  Module and parameter names are those of the
-published checkpoints, so that their state dicts load unchanged.
+Liu et al., *Learned Image Compression with Mixed Transformer-CNN Architectures* (CVPR 2023),
+Sections 3.2 and 3.3.  Module and parameter names are those of the published checkpoints.
 
 Feature maps are (B, C, H, W); tokens are the same numbers as (B, H, W, C), because LayerNorm and
 the linear maps act on the last axis.  How windows are cut, and what else is done for speed, stands
@@ -62,8 +61,7 @@ class WindowAttention(nn.Module):
         qkv = self.embedding_layer(x).unflatten(-1, (3, -1, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (windows, heads, window², c)
         heads = fast.attend(q, k, v, kinds)
-        out: Tensor = self.linear(heads.transpose(1, 2).flatten(-2))
-        return out
+        return self.linear(heads.transpose(1, 2).flatten(-2))
 
 
 class TransformerBlock(nn.Module):
@@ -86,8 +84,7 @@ class TransformerBlock(nn.Module):
     def in_windows(self, x: Tensor, kinds: fast.Kinds) -> Tensor:
         """(windows, window², C) → (windows, window², C); ``kinds`` as in the attention."""
         z = x + self.msa(self.ln1(x), kinds)
-        out: Tensor = z + self.mlp(self.ln2(z))
-        return out
+        return z + self.mlp(self.ln2(z))
 
 
 class ConvTransBlock(nn.Module):
@@ -148,5 +145,4 @@ class SWAtten(nn.Module):
         """(B, C, H, W) → (B, C, H, W)."""
         x = self.in_conv(x)
         gate = torch.sigmoid(self.conv_b(self.non_local_block(x)))
-        out: Tensor = self.out_conv(x + self.conv_a(x) * gate)
-        return out
+        return self.out_conv(x + self.conv_a(x) * gate)

@@ -62,24 +62,22 @@ def machine_loss(lmbda: float) -> StepLoss:
 
 
 def additional_loss(base: TCM, lmbda: float) -> StepLoss:
-    """(3): the additional codec on the latent of the frozen base."""
-    base = base.eval().requires_grad_(False)
-
-    def step_loss(codec: AdditionalCodec, x: Tensor, m_x: Tensor) -> Loss:
-        with torch.inference_mode():  # only ŷ is needed: the base's decoder does not run
-            y_hat_base, _ = base.to(x.device).code_latent(base.g_a(x))
-        return rate_distortion(codec(x, y_hat_base), x, lmbda)
-
-    return step_loss
+    """(3): the additional codec on ŷ of the frozen base, whose decoder does not run."""
+    return _above(base, lmbda, lambda base, x: base.code_latent(base.g_a(x))[0])
 
 
 def difference_loss(base: TCM, lmbda: float) -> StepLoss:
     """The DC model on the 8-bit picture of the frozen base, as its decoder has it."""
+    return _above(base, lmbda, lambda base, x: images.quantise(base(x)["x_hat"]))
+
+
+def _above(base: TCM, lmbda: float, given: Callable[[TCM, Tensor], Tensor]) -> StepLoss:
+    """(3) of a codec that codes x given what the frozen base makes of it."""
     base = base.eval().requires_grad_(False)
 
-    def step_loss(codec: DifferenceCodec, x: Tensor, m_x: Tensor) -> Loss:
+    def step_loss(codec: AdditionalCodec | DifferenceCodec, x: Tensor, m_x: Tensor) -> Loss:
         with torch.inference_mode():
-            x_hat_t = images.quantise(base.to(x.device)(x)["x_hat"])
-        return rate_distortion(codec(x, x_hat_t), x, lmbda)
+            known = given(base.to(x.device), x)
+        return rate_distortion(codec(x, known), x, lmbda)
 
     return step_loss

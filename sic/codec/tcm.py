@@ -265,8 +265,10 @@ class TCM(nn.Module):
         return torch.cat(y_hat, dim=1), likelihoods
 
     def forward(self, x: Tensor) -> CodecOutput:
-        """Code and decode images (B, 3, H, W) in [0, 1], H and W multiples of 128; of the base (4)(5):
-        x̂_t = g_machine(conc(ŷ_1 … ŷ_n))."""
+        """Code and decode images (B, 3, H, W) in [0, 1], H and W multiples of 128.
+
+        Of the base (4)(5): x̂_t = g_machine(conc(ŷ_1 … ŷ_n)).
+        """
         y_hat, likelihoods = self.code_latent(self.g_a(x))
         return CodecOutput(x_hat=self.g_s(y_hat), y_hat=y_hat, likelihoods=likelihoods)
 

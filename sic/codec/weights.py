@@ -22,11 +22,7 @@ from sic.errors import SicError
 from sic.files import need_weights, read_tensors, write_bytes
 
 #: Kinds of codec by the name that stands in a checkpoint; the most general one first.
-KINDS: dict[str, type[TCM]] = {
-    "tcm": TCM,
-    "additional": AdditionalCodec,
-    "difference": DifferenceCodec,
-}
+KINDS = {"tcm": TCM, "additional": AdditionalCodec, "difference": DifferenceCodec}
 
 #: The entry of a safetensors file's metadata that makes it a checkpoint of ours.
 METADATA = "sic"
@@ -75,13 +71,8 @@ def save(path: Path, codec: TCM, origin: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all.
 
     Tensors whose values float16 holds exactly are stored so, which halves the files of weights
-    that were rounded for shipping; all others are float32.
-
-    Args:
-        path: file to write, `.safetensors`.
-        codec: any codec of the study.
-        origin: where the weights come from (stage, λ, steps, seed, … or the imported file);
-            anything JSON holds.
+    that were rounded for shipping; all others are float32.  ``origin`` tells where the weights come
+    from (stage, λ, steps, seed, … or the imported file): anything JSON holds.
     """
     about = {"settings": settings(codec), "origin": dict(origin), "fingerprint": fingerprint(codec)}
     # One entry: safetensors writes several in an order that changes from run to run.
@@ -109,8 +100,7 @@ def metadata(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of this study; import others with "
             "`python -m sic import-weights`"
         )
-    about: dict[str, Any] = json.loads(found[METADATA])
-    return about
+    return json.loads(found[METADATA])
 
 
 def is_from(path: Path, origin: Mapping[str, Any]) -> bool:

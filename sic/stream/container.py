@@ -148,11 +148,7 @@ class Layer:
         return HEADER_BYTES + len(self.z) + len(self.y)
 
     def pack(self) -> bytes:
-        """The record.
-
-        Raises:
-            ValueError: if the picture is larger than a stream may hold.
-        """
+        """The record; a ValueError tells that the picture is larger than a stream may hold."""
         if problem := size_problem(self.height, self.width):
             raise ValueError(problem)
         what = (MAGIC, VERSION, self.kind, RGB8, self.slices, 0, self.height, self.width)

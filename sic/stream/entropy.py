@@ -133,10 +133,8 @@ def _learned_table(below: NDArray[np.float64]) -> Table:
 
 def tables_digest(tables: Sequence[Table]) -> str:
     """BLAKE2b-64 (hexadecimal) of integer tables."""
-    digest = hashlib.blake2b(digest_size=8)
-    for table in tables:
-        digest.update(np.int64(table.low).tobytes() + table.counts.astype("<i8").tobytes())
-    return digest.hexdigest()
+    rows = [np.append(table.low, table.counts).astype("<i8").tobytes() for table in tables]
+    return hashlib.blake2b(b"".join(rows), digest_size=8).hexdigest()
 
 
 #: ⌊log₂⌋ of an Elias-gamma number from 1 to 2^31 − 1 is geometric; its other bits are uniform.
@@ -153,11 +151,7 @@ class SymbolEncoder:
     def encode(
         self, symbols: NDArray[np.integer], index: NDArray[np.integer], tables: Sequence[Table]
     ) -> None:
-        """Append symbols (count,), each coded with the table that ``index`` (count,) names.
-
-        Raises:
-            ValueError: if an absolute value exceeds ``LIMIT``.
-        """
+        """Append symbols (count,), at most ±``LIMIT``, each by the table that ``index`` names."""
         values = symbols.astype(np.int64)
         if values.size and np.abs(values).max() > LIMIT:
             raise ValueError(f"a symbol exceeds ±{LIMIT}")
@@ -224,11 +218,7 @@ class SymbolDecoder:
         return value
 
     def finish(self) -> None:
-        """Check that the part ends here.
-
-        Raises:
-            StreamError: if bytes are left over.
-        """
+        """Check that the part ends here; if bytes are left over, that is a StreamError."""
         if not self._coder.maybe_exhausted():
             raise StreamError("bytes are left after the last coded symbol")
 
@@ -246,11 +236,8 @@ def _by_table(
 def _fields(
     length: NDArray[np.int64],
 ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.bool_]]]:
-    """The bits below the leading one, in a high and a low field of at most 16 bits each.
-
-    Yields:
-        place of the field, number of its values for each symbol, and which symbols have it.
-    """
+    """The bits below the leading one, in a high and a low field of at most 16 bits each: place of
+    the field, number of its values for each symbol, and which symbols have it."""
     for shift, bits in ((16, np.maximum(length - 16, 0)), (0, np.minimum(length, 16))):
         size = np.int64(1) << bits
         coded = bits > 0

@@ -129,14 +129,10 @@ def listing(source: Path, suffixes: set[str]) -> list[Path]:
 def encode(
     codec: "ScalableCodec", jobs: Sequence[Job], split: bool, sources: Sources | None = None
 ) -> list[Coded]:
-    """Code each picture into one file, or with ``split`` into one file per layer.
+    """Code each picture into one file, or with ``split`` into one per layer; say what was written.
 
-    Args:
-        sources: of the folder that is written; streams that a run before has made from the same
-            pictures with the same weights are left as they are.  None: every file is written.
-
-    Returns:
-        What was written.
+    With the sources of the folder that is written, streams that a run before has made from the same
+    pictures with the same weights are left as they are.
 
     Raises:
         SicError: if a picture cannot be read, or a stream not written.
@@ -168,10 +164,9 @@ def encode(
 
 
 def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> list[Coded]:
-    """Decode files to PNGs; for people an enhancement may lie in a second file beside its base.
+    """Decode files to PNGs; say what was written, with the bytes that were decoded for it.
 
-    Returns:
-        What was written, with the bytes that were decoded for it.
+    For people an enhancement may lie in a second file beside its base.
 
     Raises:
         SicError: if a file cannot be read, decoded (:class:`StreamError`) or written.
@@ -216,11 +211,7 @@ def describe(path: Path) -> str:
 
 
 def read(path: Path) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        SicError: if it cannot be read, or is larger than any stream.
-    """
+    """A file's bytes; a SicError tells that it cannot be read, or is larger than any stream."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

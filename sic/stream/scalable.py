@@ -68,12 +68,21 @@ class ScalableCodec:
     def __init__(
         self, base: TCM, enhancement: AdditionalCodec | DifferenceCodec | None = None
     ) -> None:
-        _check_fit(base, enhancement)
+        if type(base) is not TCM:
+            raise SicError(f"{weights.label(base)} is no base; give the weights of SA-ICM or a LIC")
+        kind = Kind.DIFFERENCE
+        if isinstance(enhancement, AdditionalCodec):
+            kind = Kind.FUSION
+            needs, has = (enhancement.base_M, enhancement.base_slices), (base.M, base.num_slices)
+            if needs != has:
+                raise SicError(
+                    "the additional codec is for a base with M={}, num_slices={}; ".format(*needs)
+                    + "this base has M={}, num_slices={}".format(*has)
+                )
         self.base = _LayerCodec(base, Kind.BASE)
         self.enhancement: _LayerCodec | None = None
         if enhancement is not None:
-            fused = isinstance(enhancement, AdditionalCodec)
-            self.enhancement = _LayerCodec(enhancement, Kind.FUSION if fused else Kind.DIFFERENCE)
+            self.enhancement = _LayerCodec(enhancement, kind)
         self.codecs = [codec for codec in (self.base, self.enhancement) if codec]
 
     @classmethod
@@ -137,7 +146,13 @@ class ScalableCodec:
         (:mod:`sic.stream.latent`), so that a file can be read whatever it was written beside.
         """
         for image in pictures:
-            _check_picture(image)
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise SicError(
+                    f"a picture to encode is uint8 (H, W, 3), not {image.dtype} {image.shape}; "
+                    "read it with sic.images.read"
+                )
+            if problem := images.size_problem(image.shape[0], image.shape[1]):
+                raise SicError(problem)
         sizes = [images.padded(*image.shape[:2]) for image in pictures]
         with threads(self.base.codec.N):
             return _by_size(sizes, pictures, self._encode)
@@ -200,12 +215,12 @@ class ScalableCodec:
         """The records that are needed, checked for what they are before anything is decoded."""
         if layer == "machine":
             layers = [read_layer(stream)]
-        elif layer == "human":
-            if self.enhancement is None:
-                raise SicError("the picture for people needs the weights of an enhancement codec")
-            layers = read_layers(stream)
-        else:
+        elif layer != "human":
             raise SicError(f"no layer {layer!r}; ask for machine or human")
+        elif self.enhancement is None:
+            raise SicError("the picture for people needs the weights of an enhancement codec")
+        else:
+            layers = read_layers(stream)
         if layers[0].kind is not Kind.BASE:
             raise StreamError(
                 "this is an enhancement layer alone; join the file of its base layer before it"
@@ -309,25 +324,3 @@ def _by_size(
         same = [i for i, other in enumerate(sizes) if other == size]
         results |= zip(same, work([items[i] for i in same]), strict=True)
     return [results[i] for i in range(len(items))]
-
-
-def _check_picture(image: Pixels) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise SicError(
-            f"a picture to encode is uint8 (H, W, 3), not {image.dtype} {image.shape}; read "
-            "it with sic.images.read"
-        )
-    if problem := images.size_problem(image.shape[0], image.shape[1]):
-        raise SicError(problem)
-
-
-def _check_fit(base: TCM, enhancement: AdditionalCodec | DifferenceCodec | None) -> None:
-    if type(base) is not TCM:
-        raise SicError(f"{weights.label(base)} is no base; give the weights of SA-ICM or a LIC")
-    if isinstance(enhancement, AdditionalCodec):
-        needs, has = (enhancement.base_M, enhancement.base_slices), (base.M, base.num_slices)
-        if needs != has:
-            raise SicError(
-                "the additional codec is for a base with M={}, num_slices={}; ".format(*needs)
-                + "this base has M={}, num_slices={}".format(*has)
-            )
