@@ -35,7 +35,7 @@ class Windows:
 
     Args:
         window: side of a window.
-        order: (B·H·W,) place of each token in the rasters, window after window; ``back`` inverts.
+        order: (B·H·W,) place of each token in the rasters, window after window; ``back`` undoes it.
         kinds: number of windows of each kind, and the pairs of tokens that may attend to each
             other, (window², window²) bool; None: all of them.
     """
@@ -191,7 +191,7 @@ def winograd_applies(x: Tensor, weight: Tensor) -> bool:
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """3×3 convolution (B, C, H, W) → (B, K, H, W), a picture and some of its rows at a time."""
+    """3×3 convolution (B, C, H, W) → (B, K, H, W) with zeros around x, some rows at a time."""
     x, weight = x.contiguous(), weight.contiguous()  # NNPACK takes bare pointers
     batch, _, height, width = x.shape
     strips = -(-height * width // WINOGRAD_PIXELS)

@@ -226,7 +226,7 @@ class SymbolDecoder:
 def _by_table(
     index: NDArray[np.integer], tables: Sequence[Table]
 ) -> Iterator[tuple[Table, NDArray[np.intp]]]:
-    """The tables in use, in ascending order, each with the places in ``index`` that name it."""
+    """The tables in use, ascending, each with the places in ``index`` that name it, ascending."""
     order = np.argsort(index, kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(index[order])) + 1):
         if group.size:
