@@ -179,7 +179,7 @@ def test_only_pictures_in_sight_are_listed(tmp_path: Path) -> None:
     (root / "Thumbs.db").touch()
     (root / "folder.jpg" / "f").mkdir(parents=True)
     (root / "sub" / "round").symlink_to(root)
-    found = sets._listing(root, sets.SUFFIXES)
+    found = sets._listing(root, images.SUFFIXES)
     assert found == {"a": root / "a.png", "b": root / "b.png", "sub/c": root / "sub" / "c.png"}
 
 
@@ -316,7 +316,7 @@ def test_coco_from_a_mirror_or_from_archives_at_hand(
         archives[name] = coco.Archive(path, hashlib.sha256(content).hexdigest())
         files[f"/{path}"] = content
         (tmp_path / "zips").mkdir(exist_ok=True)
-        (tmp_path / "zips" / archives[name].file).write_bytes(content)
+        (tmp_path / "zips" / Path(path).name).write_bytes(content)
     monkeypatch.setattr(coco, "ARCHIVES", archives)
     with serving(files) as site:
         site.break_after = 20_000

@@ -78,7 +78,8 @@ def embedding(encoder: torch.nn.Module) -> torch.Tensor:
     pixels = photos.astronaut().repeat(2, 0).repeat(2, 1)
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in (mobile_sam.PIXEL_MEAN, mobile_sam.PIXEL_STD)
+        torch.tensor(v).view(1, 3, 1, 1)
+        for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
     )
     with torch.inference_mode():
         return encoder((x - mean) / std)
@@ -113,7 +114,8 @@ def test_the_reference_embedding(published: dict[str, torch.Tensor]) -> None:
     encoder = mobile_sam.TinyVitEncoder().eval()
     with torch.inference_mode():
         encoder(torch.zeros(1, 3, 64, 64))  # gathers the biases, whatever the picture's size
-    encoder.load_state_dict(mobile_sam.encoder_state(published))
+    whole = mobile_sam.state({f"image_encoder.{key}": value for key, value in published.items()})
+    encoder.load_state_dict({k.removeprefix("image_encoder."): v for k, v in whole.items()})
     y = embedding(encoder)
     assert y.shape == SHAPE
     assert y.mean().item() == pytest.approx(MEAN, abs=1e-6)

@@ -84,7 +84,7 @@ def mobile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_published_checkpoints() -> None:
     assert sam.WEIGHTS.keys() == {"sam_vit_h", "sam_vit_l", "sam_vit_b", "mobile_sam"}
     assert all(len(bytes.fromhex(w.sha256)) == 32 for w in sam.WEIGHTS.values())
-    assert [w.file for w in sam.WEIGHTS.values()] == [
+    assert [Path(w.url).name for w in sam.WEIGHTS.values()] == [
         "sam_vit_h_4b8939.pth",
         "sam_vit_l_0b3195.pth",
         "sam_vit_b_01ec64.pth",

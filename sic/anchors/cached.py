@@ -57,11 +57,8 @@ class Coded:
 def find(settings: Evaluate) -> tuple[list[tuple[Anchor, Sequence[float]]], dict[str, str]]:
     """The codecs that params.yaml asks for, VVC by VTM where it names a folder, else by libvvenc.
 
-    Returns:
-        Those that this machine has, with their settings; and why it lacks the others, by name.
-
-    Raises:
-        SicError: if VTM is asked for and is not where params.yaml says.
+    Returns those that this machine has, with their settings, and why it lacks the others, by name.
+    Raises SicError if VTM is not where params.yaml says.
     """
     wanted: dict[str, tuple[Sequence[float], Callable[[], Anchor]]] = {
         "VVC": (settings.vvc.qp, lambda: _vvc(settings)),
@@ -103,8 +100,7 @@ def published(names: Iterable[str]) -> tuple[tuple[float, float], ...]:
 def code(anchor: Anchor, setting: float, image: Pixels, folder: Path = CACHE) -> Coded:
     """Code and decode uint8 (H, W, 3) RGB; a stream that lies in the folder is taken up.
 
-    Raises:
-        CodecError: if the codec cannot code this picture, as those of extreme sizes.
+    Raises CodecError if the codec cannot code this picture, as those of extreme sizes.
     """
     path = folder / digest(image) / f"{recipe(anchor.setup)}-{anchor.knob}{setting}"
     stream, encode_seconds = kept(path, lambda: anchor.encode(image, setting))

@@ -58,9 +58,7 @@ class Anchor(Protocol):
     def decode(self, stream: bytes, height: int, width: int) -> Pixels:
         """The picture in a stream, uint8 (height, width, 3) RGB.
 
-        Raises:
-            CodecError: if the codec cannot.
-            ValueError: if the stream has not as many samples.
+        Raises CodecError if the codec cannot, ValueError if the stream has not as many samples.
         """
 
 

@@ -42,9 +42,10 @@ def pack(image: Pixels, chroma: Chroma) -> bytes:
     """
     planes = list(np.moveaxis(image / 255 @ _TO_YCBCR.T, 2, 0))
     if chroma == "4:2:0":
-        rows, columns = image.shape[0] % 2, image.shape[1] % 2
-        planes = [np.pad(plane, ((0, rows), (0, columns)), mode="edge") for plane in planes]
-        planes[1:] = [_halve(plane) for plane in planes[1:]]
+        odd = ((0, image.shape[0] % 2), (0, image.shape[1] % 2))
+        planes = [np.pad(plane, odd, mode="edge") for plane in planes]
+        rows, columns = (side // 2 for side in planes[0].shape)
+        planes[1:] = [p.reshape(rows, 2, columns, 2).mean(axis=(1, 3)) for p in planes[1:]]
     top, centre = 2**DEPTH - 1, 2 ** (DEPTH - 1)
     levels = [planes[0] * top, *(plane * top + centre for plane in planes[1:])]
     return b"".join(np.rint(np.clip(level, 0, top)).astype("<u2").tobytes() for level in levels)
@@ -53,8 +54,7 @@ def pack(image: Pixels, chroma: Chroma) -> bytes:
 def unpack(raw: bytes, height: int, width: int, chroma: Chroma) -> Pixels:
     """The picture whose planes :func:`pack` gave, uint8 (height, width, 3) RGB.
 
-    Raises:
-        ValueError: if there are not just as many samples as one picture has.
+    Raises ValueError if there are not just as many samples as one picture has.
     """
     samples = np.frombuffer(raw, "<u2").astype(np.float64) / (2**DEPTH - 1)
     half = 2 ** (DEPTH - 1) / (2**DEPTH - 1)
@@ -72,11 +72,6 @@ def unpack(raw: bytes, height: int, width: int, chroma: Chroma) -> Pixels:
 def size(height: int, width: int, chroma: Chroma) -> tuple[int, int]:
     """Width and height of the first plane that :func:`pack` gives."""
     return (width + width % 2, height + height % 2) if chroma == "4:2:0" else (width, height)
-
-
-def _halve(plane: NDArray[np.float64]) -> NDArray[np.float64]:
-    height, width = plane.shape
-    return plane.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
 
 
 def _double(plane: NDArray[np.float64]) -> NDArray[np.float64]:

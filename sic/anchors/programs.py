@@ -47,7 +47,7 @@ class Ffmpeg:
     def encode(
         self, raw: bytes, samples: str, size: tuple[int, int], options: Sequence[str], stream: str
     ) -> tuple[bytes, str]:
-        """The stream of one picture or several, and what the encoder said.
+        """The stream of one picture or several, and what the encoder said; CodecError if it fails.
 
         Args:
             raw: the pictures' samples, one after the other.
@@ -55,9 +55,6 @@ class Ffmpeg:
             size: width and height in pixels.
             options: the encoder and its settings.
             stream: ffmpeg's name of the output's format (`vvc`).
-
-        Raises:
-            CodecError: if ffmpeg fails.
         """
         # 60 pictures a second: a second picture falls into the first one's group, in VVC+M.
         source = ["-f", "rawvideo", "-pix_fmt", samples, "-s", "{}x{}".format(*size), "-r", "60"]
@@ -76,12 +73,8 @@ class Ffmpeg:
     ) -> str:
         """Code and decode a dark picture, and give what the encoder said.
 
-        Args:
-            samples, options, stream: as in :meth:`encode`.
-            reader: as ``options`` in :meth:`decode`.
-
-        Raises:
-            CodecError: if this ffmpeg cannot, or gives another number of samples back.
+        The reader is what :meth:`decode` calls options.  Raises CodecError if this ffmpeg cannot,
+        or gives another number of samples back.
         """
         bytes_a_pixel = {"rgb24": 3, "yuv420p10le": 3, "yuv444p10le": 6}[samples]
         raw = bytes(bytes_a_pixel * 128**2)
@@ -114,8 +107,7 @@ def _start(
 def first(use: Callable[[Ffmpeg], T]) -> T:
     """What ``use`` makes of the first ffmpeg of this machine with which it raises no CodecError.
 
-    Raises:
-        MissingCodec: if there is none; it names each, and why it was passed over.
+    If there is none, MissingCodec names each, and why it was passed over.
     """
     passed = []
     for path in dict.fromkeys(ffmpegs()):
@@ -160,8 +152,7 @@ class Vtm:
     def find(cls, folder: Path) -> "Vtm":
         """VTM in its own folder, after a build.
 
-        Raises:
-            SicError: if a program or the configuration is missing, or the encoder does not run.
+        Raises SicError if a program or the configuration is missing, or the encoder does not run.
         """
         encoder = _first(folder, ["bin/EncoderAppStatic", "bin/EncoderApp"])
         decoder = _first(folder, ["bin/DecoderAppStatic", "bin/DecoderApp"])

@@ -48,10 +48,8 @@ class VvcM:
     def encode(self, image: Pixels, x_hat_t: Pixels, qp: int) -> bytes:
         """The stream of x̂_t and x, both uint8 (H, W, 3) RGB.
 
-        To the nominal QP libvvenc adds its own offset of low-delay pictures.
-
-        Raises:
-            CodecError: if libvvenc fails, as it does where x̂_t is noise, or small and not flat.
+        To the nominal QP libvvenc adds its own offset of low-delay pictures.  Raises CodecError if
+        it fails, as it does where x̂_t is noise, or small and not flat.
         """
         video = self.video
         raw = planes.pack(x_hat_t, CHROMA) + planes.pack(image, CHROMA)
@@ -73,11 +71,7 @@ class VvcM:
         ]
 
     def decode(self, stream: bytes, height: int, width: int) -> tuple[bytes, bytes]:
-        """The planes of the first and of the second picture.
-
-        Raises:
-            CodecError: if there are not two pictures of this size.
-        """
+        """The planes of the two pictures; CodecError if there are not two of this size."""
         raw = self.video.program.decode(stream, ["-f", self.video.stream], self.video.samples)
         columns, rows = planes.size(height, width, CHROMA)
         length = 3 * columns * rows  # bytes: 1.5 samples per pixel, 2 bytes each
@@ -89,11 +83,7 @@ class VvcM:
 
 
 def find(preset: str) -> VvcM:
-    """VVC+M by the ffmpeg that has libvvenc.
-
-    Raises:
-        MissingCodec: if there is none, or it has no low delay.
-    """
+    """VVC+M by the ffmpeg with libvvenc; MissingCodec if there is none or it lacks low delay."""
     video = classical.libvvenc(preset)
     how = f"{preset}, low delay, reference at QP {REFERENCE_QP}"
     codec = VvcM(replace(video.setup, codec="VVC+M", preset=how), video, preset)
@@ -108,12 +98,9 @@ def find(preset: str) -> VvcM:
 def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CACHE) -> Coded:
     """Code and decode x and x̂_t, uint8 (H, W, 3) RGB; a stream in the folder is taken up.
 
-    Returns:
-        ``stream`` holds the second picture alone, what counts as additional.  The times are those
-        of both pictures: the reference, too, was coded and decoded.
-
-    Raises:
-        CodecError: if the codec fails, or did not have x̂_t as its reference.
+    Of what comes back, ``stream`` holds the second picture alone, what counts as additional; the
+    times are those of both: the reference, too, was coded and decoded.  Raises CodecError if the
+    codec fails, or did not have x̂_t as its reference.
     """
     recipe = source.fingerprint([asdict(codec.setup), codec.options(qp)], programs, planes)
     path = folder / digest(image, x_hat_t) / recipe
@@ -128,11 +115,7 @@ def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CA
 
 
 def check_reference(given: bytes, decoded: bytes) -> None:
-    """Make sure that the first picture's planes, in 16-bit samples, came through.
-
-    Raises:
-        CodecError: if they are less alike than :data:`REFERENCE_DB`.
-    """
+    """Refuse planes in 16-bit samples that are less alike than :data:`REFERENCE_DB`."""
     a, b = (np.frombuffer(raw, "<u2").astype(np.float64) for raw in (given, decoded))
     limit = (2**planes.DEPTH - 1) ** 2 / 10 ** (REFERENCE_DB / 10)
     error = float(np.mean((a - b) ** 2))
@@ -144,11 +127,7 @@ def check_reference(given: bytes, decoded: bytes) -> None:
 
 
 def second_picture(stream: bytes) -> bytes:
-    """The end of a stream of two pictures, from the second's access unit delimiter.
-
-    Raises:
-        CodecError: if the stream has not two delimiters.
-    """
+    """The end of a stream of two pictures, from the second's access unit delimiter."""
     # A delimiter, unit type 20, begins an access unit, and so has a start code of four bytes
     # (ITU-T H.266, table 5 and annex B).
     starts = [

@@ -5,8 +5,8 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock
 
@@ -17,17 +17,11 @@ from sic.files import cannot_write, fetch, sha256
 ADDRESS = "http://images.cocodataset.org"
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """One archive: its path below the address, and its SHA-256."""
 
     path: str
     sha256: str
-
-    @property
-    def file(self) -> str:
-        """The archive's file name."""
-        return self.path.rpartition("/")[2]
 
 
 # By the folder that each unpacks to.  COCO publishes no checksums: these are the ones TensorFlow
@@ -75,12 +69,13 @@ def provide(
         archive, target = ARCHIVES[name], folder / name
         if target.is_dir():
             continue
-        file = local / archive.file if local else None
-        if file and file.is_file():
+        file_name = Path(archive.path).name
+        if local and (local / file_name).is_file():
+            file = local / file_name
             _check(file, archive)
         else:
             address = f"{(url or ADDRESS).rstrip('/')}/{archive.path}"
-            file = fetch(address, folder / archive.file, archive.sha256)
+            file = fetch(address, folder / file_name, archive.sha256)
         try:
             with FileLock(f"{target}.lock"):
                 if not target.is_dir():
@@ -95,7 +90,9 @@ def _check(file: Path, archive: Archive) -> None:
     except OSError as error:
         raise SicError(f"cannot read {file}: {error.strerror}; see data.root") from None
     if found != archive.sha256:
-        raise SicError(f"{file} is not COCO's {archive.file} (other SHA-256); replace it")
+        raise SicError(
+            f"{file} is not COCO's {Path(archive.path).name} (other SHA-256); replace it"
+        )
 
 
 def unpack(file: Path, folder: Path) -> None:

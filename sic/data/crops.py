@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ class Crops(Dataset[Crop]):
             raise SicError("there are no training images; set data.train in params.yaml")
         self.photos, self.size, self.count, self.seed = photos, size, count, seed
         self._load = lru_cache(maxsize=self.CACHE)(Photo.load)
-        self._order = lru_cache(maxsize=2)(partial(_order, seed, len(photos)))
+        self._order = lru_cache(maxsize=2)(  # in which an epoch visits its images
+            lambda epoch: np.random.default_rng((seed, epoch)).permutation(len(photos))
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Workers that are not forked get it by pickle, which cannot hold caches: theirs are new.
@@ -86,11 +88,6 @@ class Crops(Dataset[Crop]):
         window = np.s_[top : top + self.size, left : left + self.size]
         x, m_x = tensors(image[window], mask[window], self.size)
         return (x.flip(-1), m_x.flip(-1)) if rng.random() < 0.5 else (x, m_x)
-
-
-def _order(seed: int, count: int, epoch: int) -> np.ndarray:
-    """In which order an epoch visits its images."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def tensors(image: np.ndarray, mask: np.ndarray, multiple: int) -> Crop:

@@ -70,11 +70,7 @@ def image_path(record: ImageRecord, settings: Data, root: Path = DATA) -> Path:
 
 
 def load_index(path: Path = DATA / INDEX) -> Index:
-    """Read what :func:`prepare` wrote: the records of each split, in order.
-
-    Raises:
-        SicError: no such file, or not such a file.
-    """
+    """Read the records of each split, in order, as :func:`prepare` wrote them."""
     try:
         content = json.loads(Path(path).read_bytes())
         return {split: [ImageRecord(**entry) for entry in content[split]] for split in SPLITS}
@@ -85,15 +81,9 @@ def load_index(path: Path = DATA / INDEX) -> Index:
 
 
 def check_listed(index: Index, listed: Container[str], key: str) -> None:
-    """Make sure that no two pictures have one name in annotations, where their last part will do.
+    """Refuse two pictures with one name in annotations, where the last part of a path will do.
 
-    Args:
-        index: the pictures of the study.
-        listed: the names in the annotations.
-        key: of params.yaml, which names the annotations.
-
-    Raises:
-        SicError: if two have.
+    The names that the annotations list come from the file or folder at a key of params.yaml.
     """
     meant: dict[str, str] = {}
     for record in every_record(index):
@@ -135,8 +125,7 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
 
     Raises:
         SicError: unknown or repeated names, too few pictures, an empty folder, an unreadable
-            picture, or one to test that no stream can hold.  ``images.json`` is then left as it
-            was.
+            picture, or one to test that no stream can hold; ``images.json`` is left as it was.
     """
     if settings.source == "sample":
         pools = dict.fromkeys(SPLITS, _bundled())
@@ -221,18 +210,16 @@ def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[P
         part = "annotations" if outlines == "instances" else "panoptic"
         _provide_coco([part], settings, folder)
     files = [folder / part / f"{outlines}_{name}2017.json" for name in ("train", "val")]
-    for file in files:
-        if not file.is_file():
-            raise SicError(f"there is no file of annotations {file}; see data.annotations")
+    if missing := [file for file in files if not file.is_file()]:
+        raise SicError(f"there is no file of annotations {missing[0]}; see data.annotations")
     return files
 
 
 def _named_annotations(path: Path, outlines: str) -> list[Path]:
     if path.is_dir():
-        files = sorted(path.glob(f"{outlines}*.json"))
-        if not files:
-            raise SicError(f"data.annotations: there is no {outlines}*.json in {path}")
-        return files
+        if files := sorted(path.glob(f"{outlines}*.json")):
+            return files
+        raise SicError(f"data.annotations: there is no {outlines}*.json in {path}")
     if not path.is_file():
         raise SicError(f"data.annotations: there is no file {path}")
     if outlines == "panoptic":  # the maps are half of it, and their changes are to be seen
@@ -278,32 +265,28 @@ def choose(
 
 
 def _names(entry: list[str | int], pool: Mapping[str, Path], split: str) -> list[str]:
-    """The pictures that the entries of a split name."""
+    """Pictures by name, file name or number: YAML makes 7 of an unquoted 007."""
     numbered: dict[int, list[str]] = {}
     if any(isinstance(item, int) for item in entry):  # most lists have words only
         for name in filter(str.isdecimal, pool):
             numbered.setdefault(int(name), []).append(name)
-    return [_name(item, pool, numbered, split) for item in entry]
-
-
-def _name(
-    item: str | int, pool: Mapping[str, Path], numbered: Mapping[int, list[str]], split: str
-) -> str:
-    """Find one picture by name, file name or number: YAML makes 7 of an unquoted 007."""
-    if isinstance(item, int):
-        found = numbered.get(item, [])
-    else:
-        without = Path(item).with_suffix("").as_posix()
-        same_file = without in pool and pool[without].suffix == Path(item).suffix
-        found = [item] if item in pool else [without] if same_file else []
-    if len(found) == 1:
-        return found[0]
     quote = "write names that look like numbers in quotes"
-    if found:
-        raise SicError(f"data.{split}: {item} may be {' or '.join(found)}; {quote}")
-    there = ", ".join(list(pool)[:20]) + (", …" if len(pool) > 20 else "")
-    remedy = f"; {quote}" if isinstance(item, int) else ""
-    raise SicError(f"data.{split}: there is no image {item}; there are {there}{remedy}")
+    names: list[str] = []
+    for item in entry:
+        if isinstance(item, int):
+            found = numbered.get(item, [])
+        else:
+            without = Path(item).with_suffix("").as_posix()
+            same_file = without in pool and pool[without].suffix == Path(item).suffix
+            found = [item] if item in pool else [without] if same_file else []
+        if len(found) > 1:
+            raise SicError(f"data.{split}: {item} may be {' or '.join(found)}; {quote}")
+        if not found:
+            there = ", ".join(list(pool)[:20]) + (", …" if len(pool) > 20 else "")
+            remedy = f"; {quote}" if isinstance(item, int) else ""
+            raise SicError(f"data.{split}: there is no image {item}; there are {there}{remedy}")
+        names += found
+    return names
 
 
 def _inspect(pictures: Mapping[str, Path], base: Path) -> Iterable[ImageRecord]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pycocotools import mask as coco
 
 from sic import images
 from sic.errors import SicError
@@ -64,10 +65,8 @@ class Annotations:
     def segments(self, path: str, height: int, width: int) -> list[Record]:
         """The outlines of one picture as records.
 
-        The files may name the picture by its path below the images' root, or by the last part.
-
-        Raises:
-            SicError: a picture that no file lists or that has another size there, or a bad outline.
+        The files may name it by its path below the images' root, or by the last part.  Raises
+        SicError if no file lists it or with another size, or for a bad outline.
         """
         found = self.images.get(path) or self.images.get(Path(path).name)
         if found is None:
@@ -90,16 +89,13 @@ def checksum(path: Path, outlines: Outlines) -> str:
     """Hexadecimal SHA-256 of a file of outlines; of panoptic ones, over the maps beside it too."""
     if outlines == "instances":
         return sha256(path)
-    digest = hashlib.sha256(sha256(path).encode())
-    for file in sorted(path.with_suffix("").glob("*.png")):
-        digest.update(f"{file.name} {sha256(file)}".encode())
-    return digest.hexdigest()
+    maps = sorted(path.with_suffix("").glob("*.png"))
+    sums = "".join(f"{file.name} {sha256(file)}" for file in maps)
+    return hashlib.sha256(f"{sha256(path)}{sums}".encode()).hexdigest()
 
 
 def _run_lengths(annotation: Mapping[str, Any], height: int, width: int) -> Any:
     """Polygons, or plain or compressed run lengths, as compressed run lengths."""
-    from pycocotools import mask as coco
-
     # pycocotools trusts its input: wrong numbers would end the process, or write outside the mask.
     outline = annotation["segmentation"]
     if isinstance(outline, list):

@@ -31,11 +31,8 @@ Mask = NDArray[np.bool_]
 def run(params: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, float] | None:
     """The `edges` stage: draw m_x of every picture in ``root/segments`` as ``root/edges/NAME.png``.
 
-    Returns:
-        The edge density (share of pixels in m_x) by name; None in a process that only helped.
-
-    Raises:
-        SicError: no segments, damaged segments, no space.
+    Returns the edge density (share of pixels in m_x) by name; None in a process that only helped.
+    Raises SicError where segments are missing or damaged, or there is no space.
     """
     folder = draw(params, root, work)
     if folder is None:
@@ -56,10 +53,8 @@ def draw(params: Params, root: Path = sets.DATA, work: Path = WORK) -> Path | No
     """Draw the masks into ``work/edges-…/``, where :func:`run` finds them.
 
     A stopped run goes on where it was; several processes share the shards (:mod:`sic.work`).
-
-    Returns:
-        The folder, with NAME.png of every picture and the densities of every shard; None in a
-        process that only helped.
+    Returns the folder, with NAME.png of every picture and the densities of every shard; None in a
+    process that only helped.
     """
     source = root / "segments"
     shards = {shard["file"]: shard for shard in records.describe(source)["shards"]}
@@ -150,11 +145,11 @@ def load(path: Path) -> Mask:
     """Read m_x, bool (H, W).  Raises SicError if there is no such file, or no 1-bit PNG."""
     try:
         with Image.open(path) as image:
-            if image.mode != "1":
-                raise SicError(f"{path} is not an edge mask (1 bit a pixel); run the edges stage")
-            return np.array(image)
+            if image.mode == "1":
+                return np.array(image)
+        problem = f"{path} is not an edge mask (1 bit per pixel)"
     except UnidentifiedImageError:
-        raise SicError(f"{path} is not an edge mask; run the edges stage again") from None
+        problem = f"{path} is not an edge mask"
     except OSError as error:
-        reason = error.strerror or "damaged"
-        raise SicError(f"cannot read {path}: {reason}; run the edges stage") from None
+        problem = f"cannot read {path}: {error.strerror or 'damaged'}"
+    raise SicError(f"{problem}; run the edges stage again")

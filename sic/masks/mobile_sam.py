@@ -9,9 +9,6 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-
 
 class TinyVitEncoder(nn.Module):
     """MobileSAM's image encoder: timm's TinyViT with its last halving left out, and a neck.
@@ -56,8 +53,6 @@ def build() -> Sam:
             transformer_dim=256,
             transformer=TwoWayTransformer(depth=2, embedding_dim=256, num_heads=8, mlp_dim=2048),
         ),
-        pixel_mean=list(PIXEL_MEAN),
-        pixel_std=list(PIXEL_STD),
     )
     return sam.eval()
 
@@ -71,23 +66,17 @@ _NAMES = (
     (r"\.c\.weight$", ".conv.weight"),
 )
 _UNUSED = re.compile(r"^(norm_head|head)\.|\.attention_bias_idxs$")
-ENCODER = "image_encoder."
-
-
-def encoder_state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published encoder's state dict, by our names; its unused classifier is left out."""
-    state = {}
-    for key, value in published.items():
-        if _UNUSED.search(key):
-            continue
-        for pattern, name in _NAMES:
-            key = re.sub(pattern, name, key)
-        state[key] = value
-    return state
 
 
 def state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The whole published state dict, by our names."""
-    encoder = {k.removeprefix(ENCODER): v for k, v in published.items() if k.startswith(ENCODER)}
-    rest = {k: v for k, v in published.items() if not k.startswith(ENCODER)}
-    return rest | {f"{ENCODER}{k}": v for k, v in encoder_state(encoder).items()}
+    """The published state dict by our names, without the encoder's unused classifier."""
+    ours = {}
+    for key, value in published.items():
+        part, _, name = key.partition(".")
+        if part == "image_encoder":
+            if _UNUSED.search(name):
+                continue
+            for pattern, our_name in _NAMES:
+                name = re.sub(pattern, our_name, name)
+        ours[f"{part}.{name}"] = value
+    return ours

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 from sic.errors import SicError
 from sic.files import replacing_folder, sha256, write_bytes, write_text
@@ -40,15 +41,11 @@ class Segments:
 
 def encode(mask: NDArray[np.bool_], predicted_iou: float, stability_score: float) -> Record:
     """A mask, bool (H, W), and its scores as a record."""
-    from pycocotools import mask as coco
-
     return record(coco.encode(np.asfortranarray(mask, np.uint8)), predicted_iou, stability_score)
 
 
 def record(rle: Mapping[str, Any], predicted_iou: float, stability_score: float) -> Record:
     """A mask as COCO's compressed run lengths, and its scores, as a record."""
-    from pycocotools import mask as coco
-
     counts = rle["counts"]
     return {
         "segmentation": {
@@ -64,8 +61,6 @@ def record(rle: Mapping[str, Any], predicted_iou: float, stability_score: float)
 
 def decode(record: Record) -> NDArray[np.bool_]:
     """A record's mask, bool (H, W)."""
-    from pycocotools import mask as coco
-
     return coco.decode(record["segmentation"]).astype(bool)
 
 
@@ -83,9 +78,7 @@ def run_lengths(codes: Sequence[str]) -> list[NDArray[np.int64]]:
     """COCO's compressed run lengths as numbers: of background and foreground in turn.
 
     All masks of a picture are decoded at once, which takes a fifth of the time of one by one.
-
-    Raises:
-        ValueError: if a code ends within a number, or has characters that are none of the code.
+    Raises ValueError if a code ends within a number, or has characters that are none of the code.
     """
     if not codes:
         return []
@@ -129,15 +122,9 @@ def assemble(
             content = [path.read_bytes() for path in lines[start : start + shard_size]]
             file = temporary / f"{start // shard_size:05d}.jsonl.gz"
             write_bytes(file, gzip.compress(b"".join(content), mtime=0))
-            shards.append(
-                {
-                    "file": file.name,
-                    "images": len(content),
-                    "records": sum(len(json.loads(line)["records"]) for line in content),
-                    "bytes": file.stat().st_size,
-                    "sha256": sha256(file),
-                }
-            )
+            count = sum(len(json.loads(line)["records"]) for line in content)
+            about = {"images": len(content), "records": count, "bytes": file.stat().st_size}
+            shards.append({"file": file.name, **about, "sha256": sha256(file)})
         total = {key: sum(s[key] for s in shards) for key in ("images", "records", "bytes")}
         header = {**origin, **total, "shards": shards}
         write_text(temporary / HEADER, json.dumps(header, indent=1) + "\n")
@@ -145,11 +132,7 @@ def assemble(
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """The header: ``segmenter``, ``stand_in``, settings, images, records, bytes, and the shards.
-
-    Raises:
-        SicError: no segments there, or a damaged header.
-    """
+    """The header: ``segmenter``, ``stand_in``, settings, images, records, bytes, and the shards."""
     path = folder / HEADER
     try:
         header = json.loads(path.read_text())
@@ -164,10 +147,9 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def read_shard(path: Path, checksum: str) -> Iterator[Segments]:
-    """The segments of the pictures in one shard, one by one.
+    """The segments of the pictures in the shard with this SHA-256, one by one.
 
-    Raises:
-        SicError: if the shard is missing, damaged or not the one with this SHA-256.
+    Raises SicError if it is missing or damaged.
     """
     if not path.is_file():
         raise SicError(f"{path} is missing; run the segment stage again")

@@ -1,9 +1,8 @@
 """Segment Anything's automatic mask generator: ViT-H, ViT-L, ViT-B, and MobileSAM."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sic import work
 from sic.errors import SicError
@@ -23,17 +22,11 @@ NONE = "data/weights/none"
 DOWNLOAD = "data/weights/download"
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """A published checkpoint: where it is, and its SHA-256."""
 
     url: str
     sha256: str
-
-    @property
-    def file(self) -> str:
-        """Its file name."""
-        return self.url.rpartition("/")[2]
 
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -61,8 +54,7 @@ WEIGHTS = {
 def checkpoint(settings: Segment, folder: Path) -> Path:
     """The file with the model's weights; a download goes into the folder.
 
-    Raises:
-        SicError: none given, or none there: it says where to get it; a download that failed.
+    Raises SicError, which says where to get it, if none is given or there, or a download failed.
     """
     weights = WEIGHTS[settings.segmenter]
     source = f"get {weights.url} (SHA-256 {weights.sha256}) and name the file there"
@@ -72,7 +64,7 @@ def checkpoint(settings: Segment, folder: Path) -> Path:
             f" or write {DOWNLOAD}"
         )
     if settings.checkpoint == DOWNLOAD:
-        return fetch(weights.url, folder / weights.file, weights.sha256)
+        return fetch(weights.url, folder / Path(weights.url).name, weights.sha256)
     path = Path(settings.checkpoint)
     if not path.is_file():
         raise SicError(f"segment.checkpoint: there is no file {path}; {source}")
@@ -93,9 +85,8 @@ def build(name: str) -> "Sam":
 def load(name: str, path: Path) -> "Sam":
     """A model with the weights in a published checkpoint.
 
-    Raises:
-        SicError: not a checkpoint (only tensors are read: a pickle with code in it is refused), or
-            one of another model, which is named.
+    Only tensors are read: a pickle with code in it is refused.  Raises SicError if it is no
+    checkpoint, or one of another model, which is named.
     """
     state = read_tensors(path)
     found = _whose(state)
@@ -134,8 +125,7 @@ def segmenter(
 
     A picture so narrow that nothing of it is left at the model's resolution has no segments.
 
-    Raises:
-        SicError: as :func:`load`; no such device; crops without a point to ask at.
+    Raises SicError as :func:`load`, without such a device, or for crops without a point to ask at.
     """
     import torch
     from segment_anything import SamAutomaticMaskGenerator

@@ -38,11 +38,8 @@ def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, A
     on from them, and so does a later one with more pictures.  Several processes share the pictures
     (:mod:`sic.work`); the first puts the shards together.
 
-    Returns:
-        The header, as of :func:`describe`; None in a process that only helped.
-
-    Raises:
-        SicError: no list of images, an unreadable picture, no weights, no space.
+    Returns the header, as of :func:`describe`; None in a process that only helped.  Raises
+    SicError for want of the list of images, weights or space, or for an unreadable picture.
     """
     worker = Worker.from_environment()
     pictures = {r.name: r for r in sets.every_record(sets.load_index(root / sets.INDEX))}
