@@ -33,7 +33,6 @@ PUBLISHED_VTM_KODAK = (
     (0.8748, 37.42),
     (1.431, 40.42),
 )
-_KODAK = {f"kodim{number:02d}" for number in range(1, 25)}
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ def left_out(codec: str, reason: str) -> str:
 
 def published(names: Iterable[str]) -> tuple[tuple[float, float], ...]:
     """VTM's published series, (bpp, dB) a point, if the pictures are Kodak's 24; else nothing."""
-    return PUBLISHED_VTM_KODAK if set(names) == _KODAK else ()
+    kodak = {f"kodim{number:02d}" for number in range(1, 25)}
+    return PUBLISHED_VTM_KODAK if set(names) == kodak else ()
 
 
 def code(anchor: Anchor, setting: float, image: Pixels, folder: Path = CACHE) -> Coded:

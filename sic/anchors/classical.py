@@ -222,9 +222,8 @@ class Still:
             picture = Image.open(io.BytesIO(stream), formats=[self.setup.codec])
             return np.asarray(picture.convert("RGB"))
         except (OSError, ValueError, RuntimeError):
-            raise CodecError(
-                "Pillow cannot decode the picture", "what Pillow wrote it does not read"
-            ) from None
+            reason = "what Pillow wrote it does not read"
+            raise CodecError("Pillow cannot decode the picture", reason) from None
 
 
 def avif(speed: int) -> Still:

@@ -8,11 +8,11 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess, run
 from typing import TypeVar
 
 import imageio_ffmpeg
@@ -95,11 +95,9 @@ class Ffmpeg:
         return done.stdout, log
 
 
-def _start(
-    asked: str, command: list[str], payload: bytes = b""
-) -> "subprocess.CompletedProcess[bytes]":
+def _start(asked: str, command: list[str], payload: bytes = b"") -> CompletedProcess[bytes]:
     try:
-        return subprocess.run(command, input=payload, capture_output=True)
+        return run(command, input=payload, capture_output=True)
     except OSError as error:  # not there, of another architecture, not allowed, …
         raise CodecError(asked, error.strerror or str(error)) from None
 
@@ -165,11 +163,8 @@ class Vtm:
     def encode(self, raw: bytes, size: tuple[int, int], depth: int, qp: int) -> bytes:
         """One picture's stream at a QP of 0 to 63.  Raises CodecError if the encoder fails.
 
-        Args:
-            raw: planes 4:4:4 in 16-bit little-endian samples.
-            size: width and height in pixels.
-            depth: bits of a sample.
-            qp: quantisation parameter.
+        The picture is its planes, 4:4:4 in 16-bit little-endian samples that use ``depth`` bits,
+        and its width and height in pixels.
         """
         with tempfile.TemporaryDirectory() as name:
             source, stream = Path(name, "in.yuv"), Path(name, "out.bin")
@@ -194,10 +189,8 @@ def _first(folder: Path, names: Sequence[str]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise SicError(
-        f"evaluate.vvc.vtm: there is no {' or '.join(names)} in {folder}; name VTM's folder after "
-        "a build, or null"
-    )
+    missing = f"there is no {' or '.join(names)} in {folder}"
+    raise SicError(f"evaluate.vvc.vtm: {missing}; name VTM's folder after a build, or null")
 
 
 def _run(command: list[str], check: bool = True) -> str:

@@ -76,9 +76,8 @@ class VvcM:
         columns, rows = planes.size(height, width, CHROMA)
         length = 3 * columns * rows  # bytes: 1.5 samples per pixel, 2 bytes each
         if len(raw) != 2 * length:
-            raise CodecError(
-                "VVC+M", f"{len(raw)} bytes were decoded, not two pictures' {2 * length}"
-            )
+            reason = f"{len(raw)} bytes were decoded, not two pictures' {2 * length}"
+            raise CodecError("VVC+M", reason)
         return raw[:length], raw[length:]
 
 
@@ -120,10 +119,8 @@ def check_reference(given: bytes, decoded: bytes) -> None:
     limit = (2**planes.DEPTH - 1) ** 2 / 10 ** (REFERENCE_DB / 10)
     error = float(np.mean((a - b) ** 2))
     if error > limit:
-        raise CodecError(
-            "VVC+M",
-            f"the reference came back with a mean squared error of {error:.1f}, above {limit:.1f}",
-        )
+        reason = f"the reference came back with a mean squared error of {error:.1f}"
+        raise CodecError("VVC+M", f"{reason}, above {limit:.1f}")
 
 
 def second_picture(stream: bytes) -> bytes:

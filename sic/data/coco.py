@@ -50,20 +50,13 @@ ARCHIVES: Mapping[str, Archive] = {
 def provide(
     names: Iterable[str], folder: Path, local: Path | None = None, url: str | None = None
 ) -> None:
-    """Have these parts of COCO unpacked as ``folder/train2017`` and the like.
+    """Have these parts of COCO, keys of ``ARCHIVES``, unpacked as ``folder/train2017`` and so on.
 
-    A part that is unpacked already is left alone.  Its archive comes from ``local`` if it lies
-    there, and is downloaded else; both are checked against the known checksum.  Everything can be
-    stopped and goes on where it was.  Of several processes one works and the others wait.
-
-    Args:
-        names: keys of ``ARCHIVES``.
-        folder: where they are unpacked.
-        local: a folder that may hold archives.
-        url: a mirror of the published address, with the same paths below it.
-
-    Raises:
-        SicError: no connection, other bytes than expected, a damaged archive, no space.
+    A part that is unpacked already is left alone.  Its archive comes from the folder ``local`` if
+    it lies there, and is downloaded else, from the published address or a mirror ``url`` with the
+    same paths; both are checked against the known checksum.  Everything can be stopped and goes on
+    where it was.  Of several processes one works and the others wait.  Raises SicError for other
+    bytes than expected, a damaged archive, or for want of a connection or of space.
     """
     for name in names:
         archive, target = ARCHIVES[name], folder / name
@@ -99,10 +92,8 @@ def unpack(file: Path, folder: Path) -> None:
     """Unpack an archive whose one folder is to become ``folder``.
 
     The files gather in ``folder`` + ``.part``, each whole; a repeated call goes on there.  The
-    panoptic archive holds archives again: those are unpacked beside.
-
-    Raises:
-        SicError: a damaged archive, a file outside the folder, no space.
+    panoptic archive holds archives again: those are unpacked beside.  Raises SicError for a damaged
+    archive, a file outside the folder, or for want of space.
     """
     gathering = folder.with_name(f"{folder.name}.part")
     try:

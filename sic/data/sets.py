@@ -123,9 +123,8 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     leaves the other splits as they are), then `all`.  COCO's train and validation pictures come
     from train2017, its test pictures from val2017, as the published accuracies and rates do.
 
-    Raises:
-        SicError: unknown or repeated names, too few pictures, an empty folder, an unreadable
-            picture, or one to test that no stream can hold; ``images.json`` is left as it was.
+    Raises SicError for unknown or repeated names, too few pictures, an unreadable picture, or one
+    to test that no stream can hold; ``images.json`` is left as it was.
     """
     if settings.source == "sample":
         pools = dict.fromkeys(SPLITS, _bundled())
@@ -180,15 +179,15 @@ def _listing(folder: Path, suffixes: Container[str], below: str = ".") -> dict[s
 
 def _coco_pools(settings: Data, root: Path) -> dict[str, dict[str, Path]]:
     folder = images_root(settings, root)
-    if not is_unpacked_coco(settings):
-        _provide_coco(["val2017", "train2017"], settings, folder)
+    _provide_coco(["val2017", "train2017"], settings, folder)
     train, test = (_listing(folder, {".jpg"}, f"{name}2017") for name in ("train", "val"))
     return {"train": train, "validation": train, "test": test}
 
 
 def _provide_coco(parts: list[str], settings: Data, folder: Path) -> None:
-    local = existing_root(settings) if settings.root else None
-    coco.provide(parts, folder, local, settings.url)
+    if not is_unpacked_coco(settings):
+        local = existing_root(settings) if settings.root else None
+        coco.provide(parts, folder, local, settings.url)
 
 
 def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[Path]:
@@ -196,19 +195,16 @@ def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[P
 
     ``data.annotations`` names a file, or a folder with ``instances*.json`` or with
     ``panoptic*.json`` and their maps, or COCO's own, which are fetched if they are not there.
-
-    Raises:
-        SicError: none named, none there, or a download that failed.
+    Raises SicError if none are named or there, or a download failed.
     """
     if settings.annotations != OWN_ANNOTATIONS:
         return _named_annotations(Path(settings.annotations), outlines)
     if settings.source != "coco":
         raise SicError(f"data.annotations: name the file of outlines (source: {settings.source})")
     folder = images_root(settings, root)
-    part = "annotations"
-    if not is_unpacked_coco(settings):
-        part = "annotations" if outlines == "instances" else "panoptic"
-        _provide_coco([part], settings, folder)
+    archived_panoptic = outlines == "panoptic" and not is_unpacked_coco(settings)
+    part = "panoptic" if archived_panoptic else "annotations"
+    _provide_coco([part], settings, folder)
     files = [folder / part / f"{outlines}_{name}2017.json" for name in ("train", "val")]
     if missing := [file for file in files if not file.is_file()]:
         raise SicError(f"there is no file of annotations {missing[0]}; see data.annotations")
@@ -232,8 +228,7 @@ def choose(
 ) -> dict[str, list[tuple[str, Path]]]:
     """Share the pictures that each split may take, by name, out as :func:`prepare` says.
 
-    Raises:
-        SicError: names that are not there or in two splits, or more pictures than there are.
+    Raises SicError for names that are not there or in two splits, or for too few pictures.
     """
     wanted: dict[str, Split] = {split: getattr(settings, split) for split in SPLITS}
     taken: dict[str, str] = {}  # name → the split that has it

@@ -72,11 +72,11 @@ def state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The published state dict by our names, without the encoder's unused classifier."""
     ours = {}
     for key, value in published.items():
-        part, _, name = key.partition(".")
+        part, dot, name = key.partition(".")
         if part == "image_encoder":
             if _UNUSED.search(name):
                 continue
             for pattern, our_name in _NAMES:
                 name = re.sub(pattern, our_name, name)
-        ours[f"{part}.{name}"] = value
+        ours[part + dot + name] = value
     return ours

@@ -106,15 +106,10 @@ def run_lengths(codes: Sequence[str]) -> list[NDArray[np.int64]]:
 def assemble(
     lines: Sequence[Path], origin: Mapping[str, Any], shard_size: int, folder: Path
 ) -> dict[str, Any]:
-    """Put files of one line each into shards, in this order, and write and return the header.
+    """Put files of one picture's line each into shards, in this order; write and return the header.
 
-    Equal lines give equal bytes.
-
-    Args:
-        lines: files with one picture's segments each.
-        origin: what made the segments: ``segmenter``, ``stand_in`` and the settings.
-        shard_size: pictures per shard.
-        folder: replaced as a whole.
+    Equal lines give equal bytes.  The origin tells what made the segments: ``segmenter``,
+    ``stand_in`` and the settings.  The folder is replaced as a whole.
     """
     shards: list[dict[str, Any]] = []
     with replacing_folder(folder) as temporary:

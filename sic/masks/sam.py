@@ -59,10 +59,8 @@ def checkpoint(settings: Segment, folder: Path) -> Path:
     weights = WEIGHTS[settings.segmenter]
     source = f"get {weights.url} (SHA-256 {weights.sha256}) and name the file there"
     if settings.checkpoint == NONE:
-        raise SicError(
-            f"segment.checkpoint: {settings.segmenter} needs its weights: {source},"
-            f" or write {DOWNLOAD}"
-        )
+        need = f"{settings.segmenter} needs its weights: {source}"
+        raise SicError(f"segment.checkpoint: {need}, or write {DOWNLOAD}")
     if settings.checkpoint == DOWNLOAD:
         return fetch(weights.url, folder / Path(weights.url).name, weights.sha256)
     path = Path(settings.checkpoint)
@@ -124,7 +122,6 @@ def segmenter(
     """The automatic mask generator with the weights in ``path``: uint8 (H, W, 3) → records.
 
     A picture so narrow that nothing of it is left at the model's resolution has no segments.
-
     Raises SicError as :func:`load`, without such a device, or for crops without a point to ask at.
     """
     import torch
