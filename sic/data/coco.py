@@ -65,7 +65,7 @@ def provide(
         file_name = Path(archive.path).name
         if local and (local / file_name).is_file():
             file = local / file_name
-            _check(file, archive)
+            _check(file, archive.sha256)
         else:
             address = f"{(url or ADDRESS).rstrip('/')}/{archive.path}"
             file = fetch(address, folder / file_name, archive.sha256)
@@ -77,15 +77,13 @@ def provide(
             raise cannot_write(target, error) from error
 
 
-def _check(file: Path, archive: Archive) -> None:
+def _check(file: Path, checksum: str) -> None:
     try:
         found = sha256(file)
     except OSError as error:
         raise SicError(f"cannot read {file}: {error.strerror}; see data.root") from None
-    if found != archive.sha256:
-        raise SicError(
-            f"{file} is not COCO's {Path(archive.path).name} (other SHA-256); replace it"
-        )
+    if found != checksum:
+        raise SicError(f"{file} is not COCO's {file.name} (other SHA-256); replace it")
 
 
 def unpack(file: Path, folder: Path) -> None:

@@ -46,9 +46,7 @@ def photos(split: str, settings: params.Data, masks: Path | None = None) -> list
     """The images of a split of data/images.json, with their masks from the folder ``masks``."""
     return [
         Photo(
-            sets.image_path(record, settings),
-            record.sha256,
-            masks / f"{record.name}.png" if masks else None,
+            sets.image_path(record, settings), record.sha256, masks and masks / f"{record.name}.png"
         )
         for record in sets.load_index()[split]
     ]
