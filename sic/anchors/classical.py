@@ -170,10 +170,8 @@ class JpegXl:
 
     def encode(self, image: Pixels, setting: float) -> bytes:
         """The file of uint8 (H, W, 3) RGB at a distance: 1 is visually lossless, more is less."""
-        height, width, _ = image.shape
-        options = self.options(setting)
-        raw = image.tobytes()
-        return self.program.encode(raw, "rgb24", (width, height), options, _PICTURES)[0]
+        size, options = (image.shape[1], image.shape[0]), self.options(setting)
+        return self.program.encode(image.tobytes(), "rgb24", size, options, _PICTURES)[0]
 
     def decode(self, stream: bytes, height: int, width: int) -> Pixels:
         """The picture in a file."""
