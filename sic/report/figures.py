@@ -1,6 +1,6 @@
 """The paper's figures and tables, drawn from the study's own numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -25,9 +25,8 @@ from sic.report.page import literal
 # ---- how each codec looks in every figure --------------------------------------------------------
 
 
-#: Colour-blind safe.
 PALETTE = sns.color_palette("colorblind")
-#: One look per codec in every figure; where two colours are alike, the markers differ.
+#: One look per codec in every figure: colours that the colour-blind tell apart, too, and markers.
 LOOKS: dict[str, dict[str, Any]] = {
     "fusion": {"color": PALETTE[3], "marker": "o"},
     "difference": {"color": PALETTE[0], "marker": "s"},
@@ -35,7 +34,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "SA-ICM": {"color": PALETTE[1], "marker": "*"},
     "VVC+M": {"color": "#882255", "marker": "v"},
     "VVC": {"color": "black", "marker": "D"},
-    "HEVC": {"color": PALETTE[5], "marker": "h"},
+    "HEVC": {"color": "#7a7a00", "marker": "h"},
     "AVIF": {"color": PALETTE[9], "marker": "P"},
     "JPEG XL": {"color": "#4b2e83", "marker": "1"},
     "WebP": {"color": PALETTE[4], "marker": "+"},
@@ -47,6 +46,14 @@ NAMES = {
     "LIC": "LIC for people",
     "SA-ICM": "SA-ICM, x̂_t",
 }
+
+
+def by_m(slices: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """How feature fusion looks at each m: the largest as in every figure, others as outlines."""
+    found = sorted(set(slices))
+    ramp = zip(found[:-1], cycle("^sDvo"), sns.color_palette("flare_r", len(found)), strict=False)
+    outlines = {m: {"color": c, "marker": mark, "markerfacecolor": "white"} for m, mark, c in ramp}
+    return outlines | dict.fromkeys(found[-1:], LOOKS["fusion"])
 
 
 def plain(axes: Axes) -> None:
@@ -82,12 +89,7 @@ def save(figure: Figure, path: Path) -> None:
 def mask_beside_image(
     pictures: Mapping[str, tuple[Pixels, NDArray[np.bool_]]], caption: str
 ) -> Figure:
-    """Fig. 2: each image above its edge mask m_x.
-
-    Args:
-        pictures: by name, the image (H, W, 3) uint8 and its mask (H, W) bool.
-        caption: what drew the masks.
-    """
+    """Fig. 2: each image, (H, W, 3), above its edge mask m_x, (H, W)."""
     figure = Figure(figsize=(3.6 * len(pictures), 5.6), layout="constrained")
     axes = figure.subplots(2, len(pictures), squeeze=False)
     for column, (name, (image, mask)) in zip(axes.T, pictures.items(), strict=True):
@@ -104,12 +106,9 @@ def mask_beside_image(
 def pictures_side_by_side(
     pictures: Sequence[tuple[str, Pixels]], zoom: tuple[int, int, int], caption: str
 ) -> Figure:
-    """Fig. 5: pictures of one scene, and below each the same crop enlarged.
+    """Fig. 5: pictures of one scene with their labels, and below each the same crop enlarged.
 
-    Args:
-        pictures: label (name, bpp, PSNR) and uint8 (H, W, 3).
-        zoom: top, left and side of the crop, in pixels.
-        caption: what is shown.
+    The crop is given by its top, left and side, in pixels.
     """
     top, left, side = zoom
     figure = Figure(figsize=(3.4 * len(pictures), 7), layout="constrained")
@@ -133,12 +132,8 @@ def rate_distortion(
     """Fig. 6: PSNR against bits, once counting additional bits alone, once all bits; the paper's
     four curves, and x̂_t as a star.
 
-    Args:
-        means: as :func:`sic.evaluation.rate_distortion.means` returns them; a codec of
-            :data:`FIG_6` that is not there has no curve.
-        m: slices of the fusion curve that is drawn.
-        caption: images, sizes and what differs from the paper.
-        published: VTM's points as others measured them (:func:`sic.anchors.cached.published`).
+    A codec of :data:`FIG_6` that was not measured has no curve.  VTM's points are those that
+    others measured (:func:`sic.anchors.cached.published`).
     """
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -180,31 +175,22 @@ def _finite(means: pd.DataFrame, caption: str) -> tuple[pd.DataFrame, str]:
 
 
 def legend(row: "pd.Series[Any]") -> str:
-    """A codec's name in figures: of a classical one with its set-up, so that it can be repeated.
-
-    Args:
-        row: of :func:`sic.evaluation.rate_distortion.means`.
-    """
+    """A codec's name in figures: of a classical one with its set-up, so that it can be repeated."""
     if row.codec in NAMES or pd.isna(row.preset):
         return NAMES.get(row.codec, row.codec)
     return classical.label(row.codec, row.version, row.preset, row.chroma, row.bit_depth)
 
 
 def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
-    """Fig. 7: PSNR against additional bits, a curve for each m.
-
-    Args:
-        means: as :func:`sic.evaluation.rate_distortion.means` returns them.
-        caption: images, sizes and what differs from the paper.
-    """
+    """Fig. 7: PSNR against additional bits, one curve for each m."""
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axes = figure.subplots()
     means, caption = _finite(means, caption)
     fusion = means[means.codec == "fusion"]
-    looks = zip(cycle("osD^v"), cycle(PALETTE))
-    for (marker, colour), (m, rows) in zip(looks, fusion.groupby("m"), strict=False):
+    looks = by_m(means.m.dropna())
+    for m, rows in fusion.groupby("m"):
         rows = rows.sort_values("bpp_additional")
-        axes.plot(rows.bpp_additional, rows.psnr, marker=marker, color=colour, label=f"m = {m}")
+        axes.plot(rows.bpp_additional, rows.psnr, label=f"m = {m}", **looks[m])
     axes.set(xlabel="additional bits per pixel", ylabel="PSNR of x̂ (dB)")
     plain(axes)
     axes.legend()
@@ -321,12 +307,7 @@ STYLES = {"train": "-", "validation": "--o"}
 
 
 def curves(history: pd.DataFrame, title: str) -> Figure:
-    """Loss, rate and PSNR over the steps.
-
-    Args:
-        history: as :func:`sic.training.loop.train` returns it.
-        title: what was trained.
-    """
+    """Loss, rate and PSNR over the steps of a history of :func:`sic.training.loop.train`."""
     figure = Figure(figsize=(11, 3), layout="constrained")
     figure.suptitle(title)
     for axes, (column, label) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):

@@ -23,17 +23,45 @@ BASE_SHARE, BASE_DB = 0.5, 3.0
 SETTLED_M, SETTLED_DB = 3, 0.3
 
 NAMES = {"fusion": "feature fusion", "difference": "the DC model", "LIC": "the human LIC"}
+BASE = "SA-ICM"
 _LOSSLESS = "a photo came back without loss, so a mean PSNR is infinite"
 _COUNTED = {"additional": "Counting additional bits", "all": "Counting all bits"}
 
 
-def sentences(table: pd.DataFrame, resamplings: int) -> Iterator[str]:
-    """The findings, one sentence each, about whatever codecs, rate points and m there are.
+def answer(table: pd.DataFrame, resamplings: int) -> str:
+    """The findings in three sentences, for a reader with ten seconds."""
+    means, curves = rate_distortion.means(table), bd.curves(table)
+    base, fusion = means[means.codec == BASE].iloc[0], proposed(means)
+    ours = means[(means.codec == "fusion") & (means.m == int(fusion.removeprefix("fusion m")))]
+    text = (
+        f"For machines the base takes {base.bpp:.3f} bits per pixel; its picture, x̂_t, has "
+        f"{base.psnr_machine:.2f} dB. Feature fusion adds {_span(ours.bpp_additional, 3)} bits per "
+        f"pixel, and people get {_span(ours.psnr, 2)} dB."
+    )
+    rivals = {"LIC": "coding the picture anew", "difference": "coding the difference"}
+    for bits in ("additional", "all"):
+        told = [
+            _verdict(*bd.pair(curves, bd.Comparison(fusion, other, bits)), resamplings, words)
+            for other, words in rivals.items()
+            if {fusion, other} <= curves.keys()
+        ]
+        if told:
+            text += f" {_COUNTED[bits]}, at equal PSNR it {' and '.join(told)}."
+    return text
 
-    Args:
-        table: as :func:`sic.evaluation.rate_distortion.evaluate` returns it.
-        resamplings: of the photos, behind each interval.
-    """
+
+def _verdict(tested: bd.Curve, other: bd.Curve, resamplings: int, words: str) -> str:
+    rate, quality = (bd.delta(tested, other, of, resamplings) for of in ("rate", "quality"))
+    if rate.note:
+        return f"cannot be compared with {words} ({rate.note})"
+    if _equal(rate, quality):
+        return f"takes as many bits as {words}"
+    return f"takes {_amount(rate)} bits than {words}"
+
+
+def sentences(table: pd.DataFrame, resamplings: int) -> Iterator[str]:
+    """The findings, one sentence each, about whatever codecs, rate points and m there are; each
+    interval is over so many resamplings of the photos."""
     means, curves = rate_distortion.means(table), bd.curves(table)
     yield _layers(means)
     yield _regime(means)
@@ -58,11 +86,8 @@ def proposed(means: pd.DataFrame) -> str:
     return f"fusion m{points.index[points == points.max()][-1]}" if len(points) else "fusion"
 
 
-# ---- the layers ------------------------------------------------------------------------------
-
-
 def _layers(means: pd.DataFrame) -> str:
-    base, lic = means[means.codec == "SA-ICM"].iloc[0], means[means.codec == "LIC"]
+    base, lic = means[means.codec == BASE].iloc[0], means[means.codec == "LIC"]
     return (
         f"The base takes {base.bpp:.3f} bpp; its picture for machines, x̂_t, has "
         f"{base.psnr_machine:.2f} dB. The human LIC takes {_span(lic.bpp, 3)} bpp for "
@@ -72,7 +97,7 @@ def _layers(means: pd.DataFrame) -> str:
 
 def _regime(means: pd.DataFrame) -> str:
     """Whether the base is a layer for machines, as the paper's: at each λ of the LIC."""
-    base = means[means.codec == "SA-ICM"].iloc[0]
+    base = means[means.codec == BASE].iloc[0]
     lic = means[means.codec == "LIC"].sort_values("lmbda")
     share, below = base.bpp / lic.bpp, lic.psnr - base.psnr_machine
     if not np.isfinite(below).all():
@@ -141,17 +166,8 @@ def _settled(psnr: pd.Series) -> str:
     )
 
 
-# ---- one curve against another ---------------------------------------------------------------
-
-
 def against(curves: Mapping[str, pd.DataFrame], pair: bd.Comparison, resamplings: int) -> str:
-    """Say which of two codecs needs fewer bits and by how much, or why no number says so.
-
-    Args:
-        curves: as :func:`sic.evaluation.bd.curves` gives them.
-        pair: which two, and which of their bits count.
-        resamplings: behind each interval.
-    """
+    """Say which of two codecs needs fewer bits and by how much, or why no number says so."""
     tested, other = bd.pair(curves, pair)
     rate, quality = (bd.delta(tested, other, of, resamplings) for of in ("rate", "quality"))
     ours, theirs = _name(pair.tested), _name(pair.other)
@@ -167,12 +183,21 @@ def against(curves: Mapping[str, pd.DataFrame], pair: bd.Comparison, resamplings
         return f"{head} has no BD-rate against {theirs} ({rate.note}); {gain}: {spans}."
     by = f"BD-rate {rate.value:+.1f} %{_interval(rate, '%', 1)}"
     by += "" if quality.note else f", BD-PSNR {quality.value:+.2f} dB"
-    small = not quality.note and abs(quality.value) < EQUAL_DB
-    if small or rate.low <= 0 <= rate.high:
-        why = f"below {EQUAL_DB} dB" if small else "and its interval holds 0"
+    if why := _equal(rate, quality):
         return f"{head} and {theirs} are equal: the difference is {by}, {why}."
-    verdict = f"{abs(rate.value):.1f} % {'fewer' if rate.value < 0 else 'more'} bits than {theirs}"
-    return f"{head} needs {verdict} at equal PSNR ({by}; {_everywhere(tested, other)})."
+    verdict = f"{_amount(rate)} bits than {theirs} at equal PSNR"
+    return f"{head} needs {verdict} ({by}; {_everywhere(tested, other)})."
+
+
+def _equal(rate: bd.Delta, quality: bd.Delta) -> str:
+    """Why two curves are called equal; empty if they are not."""
+    if not quality.note and abs(quality.value) < EQUAL_DB:
+        return f"below {EQUAL_DB} dB"
+    return "and its interval holds 0" if rate.low <= 0 <= rate.high else ""
+
+
+def _amount(rate: bd.Delta) -> str:
+    return f"{abs(rate.value):.1f} % {'fewer' if rate.value < 0 else 'more'}"
 
 
 def _everywhere(tested: bd.Curve, other: bd.Curve) -> str:
@@ -203,15 +228,11 @@ def _anchors(curves: Mapping[str, pd.DataFrame], resamplings: int) -> Iterator[s
         number = rate.note if rate.note else f"{rate.value:+.0f} %{_interval(rate, '%', 0)}"
         found.append(f"{rival} {number}")
     halved = [c for c in rivals if (curves[c].chroma == "4:2:0").all()]
-    flatter = (
+    yield f"BD-rate of the human LIC against the classical codecs: {'; '.join(found)}." + (
         f" {_list(halved)} code 4:2:0, which costs them PSNR on RGB and flatters the LIC."
         if halved
         else ""
     )
-    yield f"BD-rate of the human LIC against the classical codecs: {'; '.join(found)}.{flatter}"
-
-
-# ---- words -----------------------------------------------------------------------------------
 
 
 def _name(curve: str) -> str:
@@ -220,7 +241,8 @@ def _name(curve: str) -> str:
 
 
 def _span(values: pd.Series | bd.Points, digits: int) -> str:
-    return f"{np.min(values):.{digits}f} to {np.max(values):.{digits}f}"
+    low, high = (f"{value:.{digits}f}" for value in (np.min(values), np.max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _list(values: Iterable[object]) -> str:
@@ -234,27 +256,17 @@ def _interval(delta: bd.Delta, unit: str, digits: int) -> str:
     return f" [{bd.CONFIDENCE:.0%}: {delta.low:+.{digits}f} to {delta.high:+.{digits}f} {unit}]"
 
 
-# ---- what a detector finds -----------------------------------------------------------------------
-
-
-BASE = "SA-ICM"
-
-
 def against_rate(table: pd.DataFrame, m: int, caption: str) -> Figure:
     """Accuracy against bits: one curve per codec, and a line across for the originals.
 
-    Args:
-        table: as :func:`sic.evaluation.detection.run` returns it, with rows.
-        m: slices of the fusion curve that is drawn.
-        caption: detector and pictures.
+    The table is the first of :func:`sic.evaluation.detection.run`, with rows.
     """
     figure = Figure(figsize=(12, 5), layout="constrained")
     labels = {"ap": "mAP at IoU 0.50 to 0.95", "ap50": "mAP at IoU 0.50"}
     for axes, (column, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         _draw(axes, table[(table.codec != "fusion") | (table.m == m)], column)
         axes.set(xlabel="bits per pixel, all layers that are read", ylabel=label)
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        axes.set(xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     figure.suptitle(caption, fontsize=10)
@@ -274,10 +286,8 @@ def _draw(axes: Axes, table: pd.DataFrame, column: str) -> None:
 def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
     """mAP by codec and rate point, a column for each of the ``count`` commonest classes.
 
-    Args:
-        classes: the second table of :func:`sic.evaluation.detection.run`, without rows if nothing
-            was detected.
-        count: how many classes.
+    The table is the second of :func:`sic.evaluation.detection.run`, without rows if nothing was
+    detected.
     """
     if classes.empty:
         return pd.DataFrame()
@@ -288,12 +298,8 @@ def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def detection_sentences(table: pd.DataFrame, m: int) -> Iterator[str]:
-    """What the numbers say, one sentence each.
-
-    Args:
-        table: as :func:`sic.evaluation.detection.run` returns it, with rows.
-        m: slices of the fusion curve that is spoken of.
-    """
+    """What a table of :func:`sic.evaluation.detection.run` says, one sentence each, with the curve
+    of fusion at one m."""
     table = table[(table.codec != "fusion") | (table.m == m)]
     original = table[table.codec == ORIGINAL].iloc[0]
     base = table[table.codec == BASE].iloc[0]

@@ -208,8 +208,8 @@ def html(notebook: "NotebookNode", folder: Path) -> str:
 
     exporter = HTMLExporter(template_name="basic")
     exporter.embed_images = True
-    # The first page is read for what was found; its code is in the executed copy beside it.
-    exporter.exclude_input = len(folder.parts) == 1
+    # Some pages are read for what they show; their code is in the executed copy beside them.
+    exporter.exclude_input = notebook.metadata.get("hide_input", False)
     body, _ = exporter.from_notebook_node(notebook)
     way_back = '<a href="notebook.ipynb">this page as a notebook</a>'
     if len(folder.parts) > 1:

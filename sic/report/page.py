@@ -16,7 +16,12 @@ def page(title: str, body: str, way_back: str = "") -> str:
         body: HTML of the page.
         way_back: HTML of the line above it, if any.
     """
-    style = (STATIC / "page.css").read_text() + HtmlFormatter().get_style_defs(".highlight")
+    light, dark = (
+        HtmlFormatter(style=name).get_style_defs(".highlight")
+        for name in ("default", "github-dark")
+    )
+    style = (STATIC / "page.css").read_text() + light
+    style += f"@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -33,6 +38,9 @@ def page(title: str, body: str, way_back: str = "") -> str:
 <main>
 {body}
 </main>
+<script>
+{(STATIC / "page.js").read_text()}
+</script>
 </body>
 </html>
 """

@@ -22,10 +22,12 @@ from sic.evaluation.bd import LAYERED
 from sic.files import replacing
 from sic.images import Pixels
 from sic.params import Params
-from sic.report.figures import LOOKS, NAMES
+from sic.report.figures import LOOKS, NAMES, by_m
 from sic.report.page import STATIC
 from sic.stream.scalable import ScalableCodec
 
+#: How far a small screen shrinks a figure, whose letters have 10 of 72 points an inch at 150 dpi.
+READABLE = 0.45
 _WEBP_SIDE = 16383  # pixels, at most
 
 
@@ -42,9 +44,9 @@ def names(study: Params) -> list[str]:
 
 
 def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:
-    """A saved figure as HTML: the picture, from its file in the report's folder, and links to both
-    files.  (Inside of the page it would be stored four times: as PNG and SVG, and in the page as
-    HTML and as a notebook.)
+    """A saved figure as HTML: the picture, from its file in the report's folder, which opens it
+    alone when it is pressed, and links to both files.  (Inside of the page it would be stored four
+    times: as PNG and SVG, and in the page as HTML and as a notebook.)
 
     Args:
         path: as given to :func:`sic.report.figures.save`, below ``report``.
@@ -54,67 +56,43 @@ def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:
     Raises:
         SicError: if the figure has not been saved.
     """
-    if not path.with_suffix(".png").is_file():
-        raise SicError(
-            f"no figure {path.with_suffix('.png')}; save it first (sic.report.figures.save)"
-        )
-    svg, png = (path.with_suffix(suffix).relative_to(report) for suffix in (".svg", ".png"))
+    svg, png = (path.with_suffix(suffix) for suffix in (".svg", ".png"))
+    if not png.is_file():
+        raise SicError(f"no figure {png}; save it first (sic.report.figures.save)")
+    with Image.open(png) as image:
+        width, height = image.size
+    svg, png = svg.relative_to(report), png.relative_to(report)
+    size = f'width="{width}" height="{height}" style="--least: {READABLE * width:.0f}px"'
     return (
-        f'<figure><img src="{png}" alt="{escape(alt)}">'
-        f'<figcaption><a href="{svg}">{svg.name}</a> · <a href="{png}">{png.name}</a></figcaption>'
-        "</figure>"
+        f'<figure><div class="wide"><a href="{svg}"><img src="{png}" alt="{escape(alt)}" {size}>'
+        f'</a></div><figcaption><a href="{svg}">{svg.name}</a> · <a href="{png}">{png.name}</a>'
+        "</figcaption></figure>"
     )
-
-
-# ---- pictures under a slider ---------------------------------------------------------------------
-
-# The pictures lie beside the page, without loss; what a reader sees is what the codec gave.
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture of a scene.
-
-    Args:
-        label: what it is, with its rate and quality.
-        pixels: uint8 (H, W, 3) RGB.
-    """
-
-    label: str
-    pixels: Pixels
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All pictures of one photo, the original first.
+    """All pictures of one photo, the original first, each with its label (rate and quality).
 
-    Args:
-        name: of the photo.
-        pictures: of one size, and with as many in every scene.
+    They have one size, uint8 (H, W, 3), and every scene has as many.
     """
 
     name: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[tuple[str, Pixels]]
 
 
 def scene(name: str, x: Pixels, codecs: Mapping[str, ScalableCodec]) -> Scene:
     """A photo and what each codec makes of it, with real rates and PSNR in the labels.
 
-    Args:
-        name: of the photo.
-        x: uint8 (H, W, 3) RGB.
-        codecs: by label; those of one layer show the base's picture, others x̂.
-
-    Raises:
-        SicError: as :meth:`sic.stream.scalable.ScalableCodec.encode` and `decode`.
+    Codecs of one layer show the base's picture, others x̂.
     """
-    pictures = [Picture("original", x)]
+    pictures = [("original", x)]
     for label, codec in codecs.items():
         stream = codec.encode(x)
         x_hat = codec.decode(stream, "human" if codec.enhancement else "machine")
         bpp = images.bpp(len(stream), *x.shape[:2])
         numbers = f"{bpp:.3f} bpp, {images.psnr(x, x_hat):.2f} dB"
-        pictures.append(Picture(f"{label}: {numbers}", x_hat))
+        pictures.append((f"{label}: {numbers}", x_hat))
     return Scene(name, pictures)
 
 
@@ -130,8 +108,6 @@ def browser(scenes: Sequence[Scene], folder: Path) -> str:
         HTML with its own style and script, for a page in ``folder``.
     """
     written = [_write(scene, folder, number) for number, scene in enumerate(scenes)]
-    # "</" would end the script element.
-    content = json.dumps(written, ensure_ascii=False).replace("</", "<\\/")
     return f"""<style>
 {(STATIC / "browser.css").read_text()}
 </style>
@@ -155,27 +131,23 @@ def browser(scenes: Sequence[Scene], folder: Path) -> str:
 </div>
 <script>
 {(STATIC / "browser.js").read_text()}
-browse(document.getElementById("browser"), {content});
+browse(document.getElementById("browser"), {_inside_script(written)});
 </script>"""
 
 
 def _write(scene: Scene, folder: Path, number: int) -> dict[str, object]:
     pictures = []
-    for place, picture in enumerate(scene.pictures):
-        kind = "webp" if max(picture.pixels.shape) <= _WEBP_SIDE else "png"
+    for place, (label, pixels) in enumerate(scene.pictures):
+        kind = "webp" if max(pixels.shape) <= _WEBP_SIDE else "png"
         file = f"{number}-{place}.{kind}"
         with replacing(folder / file) as temporary:
-            Image.fromarray(picture.pixels).save(temporary, kind, lossless=True)
-        pictures.append({"label": picture.label, "file": file})
-    height, width = scene.pictures[0].pixels.shape[:2]
+            Image.fromarray(pixels).save(temporary, kind, lossless=True)
+        pictures.append({"label": label, "file": file})
+    height, width = scene.pictures[0][1].shape[:2]
     return {"name": scene.name, "width": width, "height": height, "pictures": pictures}
 
 
-# ---- a plot to touch -----------------------------------------------------------------------------
-
-# The drawing is Bokeh's; its library lies inside of the page.
-
-
+_Curves = dict[str, dict[str, list[Any]]]
 #: What the choice of photos calls the means over all of them.
 MEAN = "mean over the test photos"
 #: Rates to choose from: columns of the curves, and the axis's label.
@@ -183,13 +155,13 @@ RATES = {
     "all": "base + additional bits per pixel",
     "additional": "additional bits per pixel (all bits for codecs of one layer)",
 }
-#: Matplotlib's markers: Bokeh's name, and a character that shows it in the list of curves.
+#: Matplotlib's markers: Bokeh's name, and characters that show it filled and as an outline.
 _MARKERS = {
-    "o": ("circle", "●"),
-    "s": ("square", "■"),
-    "^": ("triangle", "▲"),
-    "v": ("inverted_triangle", "▼"),
-    "D": ("diamond", "◆"),
+    "o": ("circle", "●○"),
+    "s": ("square", "■□"),
+    "^": ("triangle", "▲△"),
+    "v": ("inverted_triangle", "▼▽"),
+    "D": ("diamond", "◆◇"),
     "*": ("star", "★"),
     "x": ("x", "×"),
     "+": ("cross", "+"),
@@ -197,7 +169,6 @@ _MARKERS = {
     "P": ("plus", "✚"),
     "1": ("y", "Y"),
 }
-_DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
 _HOVER = [
     ("codec", "@codec"),
     ("λ", "@lmbda"),
@@ -223,13 +194,14 @@ def rate_distortion_plot(table: pd.DataFrame, means: pd.DataFrame, photos: Seque
     shown |= {photo: rows for photo in photos if len(rows := table[table.image == photo])}
     mean = _curves(shown[MEAN])
     # A curve that a photo lacks is empty: the page would go on showing that of the photo before.
-    empty: dict[str, dict[str, list[Any]]] = {
-        name: {key: [] for key in columns} for name, columns in mean.items()
-    }
+    empty: _Curves = {name: {key: [] for key in columns} for name, columns in mean.items()}
     of = {photo: _curves(rows) for photo, rows in shown.items()}
     curves = {photo: {name: of[photo].get(name, empty[name]) for name in mean} for photo in of}
+    looks = {_name(codec, None): look for codec, look in LOOKS.items()}
+    if len(slices := means.m.dropna()):
+        looks |= {_name("fusion", m): look for m, look in by_m(slices).items()}
     library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
-    item, content = _inside_script(json_item(_draw(mean))), _inside_script(curves)
+    item, content = _inside_script(json_item(_draw(mean, looks))), _inside_script(curves)
     options = "".join(f"<option>{escape(photo)}</option>" for photo in shown)
     rates = "".join(f'<option value="{key}">{label}</option>' for key, label in RATES.items())
     return f"""<div id="plot">
@@ -238,7 +210,7 @@ def rate_distortion_plot(table: pd.DataFrame, means: pd.DataFrame, photos: Seque
 <label>rate <select data-part="rate">{rates}</select></label>
 </div>
 <div data-part="plot"></div>
-<div class="choices">{"".join(map(_switch, mean.values()))}</div>
+<div class="choices">{"".join(_switch(name, looks[name]) for name in mean)}</div>
 </div>
 <script>
 {library}
@@ -247,7 +219,11 @@ plot(document.getElementById("plot"), {item}, {content});
 </script>"""
 
 
-def _curves(rows: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
+def _name(codec: str, m: Any) -> str:
+    return NAMES.get(codec, codec) + (f", m = {m}" if pd.notna(m) else "")
+
+
+def _curves(rows: pd.DataFrame) -> _Curves:
     """By the name of a curve its points, in the order of their rates, as columns; those without
     loss have no height, and those that were not measured no place."""
     found = {}
@@ -256,11 +232,10 @@ def _curves(rows: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
         if codec not in LOOKS:  # sending nothing is no curve
             continue
         points = points.sort_values("bpp")
-        name = NAMES.get(codec, codec) + (f", m = {m}" if points.m.notna().all() else "")
+        name = _name(codec, m)
         additional = points.bpp_additional if codec in LAYERED else points.bpp
         found[name] = {
             "codec": [name] * len(points),
-            "look": [codec] * len(points),
             "lmbda": [f"{value:g}" if pd.notna(value) else "–" for value in points.lmbda],
             "m": [f"{value}" if pd.notna(value) else "–" for value in points.m],
             "image": list(points.image),
@@ -272,7 +247,7 @@ def _curves(rows: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
     return found
 
 
-def _draw(curves: dict[str, dict[str, list[Any]]]) -> plotting.figure:
+def _draw(curves: _Curves, looks: Mapping[str, dict[str, Any]]) -> plotting.figure:
     plot = plotting.figure(
         height=520,
         sizing_mode="stretch_width",
@@ -283,26 +258,28 @@ def _draw(curves: dict[str, dict[str, list[Any]]]) -> plotting.figure:
         output_backend="svg",
     )
     plot.xaxis.name = "rate axis"
-    drawn: dict[str, int] = {}
     for name, columns in curves.items():
-        codec = columns["look"][0]
-        number = drawn[codec] = drawn.get(codec, -1) + 1
-        look = LOOKS[codec]
+        look = looks[name]
         data = ColumnDataSource({**columns, "rate": columns["all"]}, name=name)
         at: dict[str, Any] = {"x": "rate", "y": "psnr", "source": data}
         at["color"] = to_hex(look["color"])
-        dash = _DASHES[number % len(_DASHES)]
-        plot.line(**at, line_dash=dash, line_width=1.5, name=f"{name} line")
-        marker, _ = _MARKERS[look["marker"]]
-        marks = plot.scatter(**at, marker=marker, size=9, line_width=1.5, name=f"{name} marks")
+        plot.line(**at, line_width=1.5, name=f"{name} line")
+        marks = plot.scatter(
+            **at,
+            fill_color=look.get("markerfacecolor", at["color"]),
+            marker=_MARKERS[look["marker"]][0],
+            size=9,
+            line_width=1.5,
+            name=f"{name} marks",
+        )
         plot.add_tools(HoverTool(renderers=[marks], tooltips=_HOVER, visible=False))
     return plot
 
 
-def _switch(columns: dict[str, list[Any]]) -> str:
+def _switch(name: str, look: Mapping[str, Any]) -> str:
     """A box to show or hide a curve: Bokeh's own legend neither wraps nor listens to keys."""
-    name, look = columns["codec"][0], LOOKS[columns["look"][0]]
-    mark = f'<span style="color: {to_hex(look["color"])}">{_MARKERS[look["marker"]][1]}</span>'
+    sign = _MARKERS[look["marker"]][1][-1 if "markerfacecolor" in look else 0]
+    mark = f'<span style="color: {to_hex(look["color"])}">{sign}</span>'
     box = f'<input type="checkbox" checked data-curve="{escape(name)}">'
     return f'<label class="switch">{box} {mark} {escape(name)}</label>'
 

@@ -29,18 +29,19 @@ from sic.report.page import page
 
 PAGE = Path("reports/provenance.html")
 LOCK = Path("dvc.lock")
+NAME = Path("sic-bundle.zip")
+_REPORT = Path("reports")
+_SOURCES = ("params.yaml", "requirements.lock", "dvc.yaml", "dvc.lock")
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that equal files give an equal zip
 _PACKAGES = ("torch", "numpy", "constriction", "imageio-ffmpeg", "pillow")
 
 
 @dataclass(frozen=True)
 class Product:
-    """A file or folder that a stage left, as dvc.lock has it.
+    """A file or folder that a stage (of a sweep: stage@item) left, as dvc.lock has it.
 
-    Args:
-        stage: name, with the item of a sweep behind an @.
-        path: below the study's folder.
-        md5: of the file; of a folder, of the list of its files (ends in `.dir`).
-        size: bytes of all files.
+    ``md5`` is the file's, or that of the list of a folder's files (it ends in `.dir`); ``size`` is
+    in bytes of all files.
     """
 
     stage: str
@@ -79,7 +80,7 @@ def _git(*words: str) -> str:
     return answer.stdout.rstrip() if answer.returncode == 0 else ""
 
 
-def write(path: Path = PAGE) -> None:
+def write() -> None:
     """Write the page; run from the study's folder.
 
     Raises:
@@ -111,20 +112,11 @@ agrees with what lies in the folder.</p>
 <h2>params.yaml</h2>
 <details><summary>Every number of the study</summary>
 <pre class="wide">{escape(params.PARAMS.read_text())}</pre></details>"""
-    write_text(path, page("Provenance", body, '<a href="index.html">report</a>'))
+    write_text(PAGE, page("Provenance", body, '<a href="index.html">report</a>'))
 
 
 def _table(rows: Sequence[tuple[str, ...]], heads: list[str]) -> str:
     return pd.DataFrame(rows, columns=heads).to_html(index=False, border=0)
-
-
-# ---- one zip for reviewers -----------------------------------------------------------------------
-
-
-NAME = Path("sic-bundle.zip")
-_REPORT = Path("reports")
-_SOURCES = ("params.yaml", "requirements.lock", "dvc.yaml", "dvc.lock")
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that equal files give an equal zip
 
 
 def files(study: Params) -> Iterator[Path]:
