@@ -186,11 +186,9 @@ def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axes = figure.subplots()
     means, caption = _finite(means, caption)
-    fusion = means[means.codec == "fusion"]
-    looks = by_m(means.m.dropna())
-    for m, rows in fusion.groupby("m"):
-        rows = rows.sort_values("bpp_additional")
-        axes.plot(rows.bpp_additional, rows.psnr, label=f"m = {m}", **looks[m])
+    for m, look in by_m(means.m.dropna()).items():
+        rows = means[means.m == m].sort_values("bpp_additional")
+        axes.plot(rows.bpp_additional, rows.psnr, label=f"m = {m}", **look)
     axes.set(xlabel="additional bits per pixel", ylabel="PSNR of x̂ (dB)")
     plain(axes)
     axes.legend()
@@ -218,25 +216,15 @@ _BASE, _ADDED, _SHARED = LOOKS["SA-ICM"]["color"], LOOKS["fusion"]["color"], "0.
 
 @dataclass(frozen=True)
 class Structure:
-    """The study's own numbers in the drawing of Fig. 3.
+    """The study's own numbers in the drawing of Fig. 3; pairs: of the base, of the additions."""
 
-    Args:
-        n: slices of ŷ.
-        m: slices of ŷa, at most n.
-        channels: of a slice.
-        parameters: millions, of the base and of the additional codec, decoders counted in.
-        bpp: of the base and of the additional information, of one picture.
-        psnr: dB of x̂_t and of x̂, of that picture.
-        about: that picture and rate point.
-    """
-
-    n: int
-    m: int
-    channels: int
-    parameters: tuple[float, float]
-    bpp: tuple[float, float]
-    psnr: tuple[float, float]
-    about: str
+    n: int  # slices of ŷ
+    m: int  # slices of ŷa, at most n
+    channels: int  # of a slice
+    parameters: tuple[float, float]  # millions, decoders counted in
+    bpp: tuple[float, float]  # of one picture
+    psnr: tuple[float, float]  # dB of x̂_t and of x̂, of that picture
+    about: str  # that picture and rate point
 
 
 def structure(numbers: Structure) -> Figure:

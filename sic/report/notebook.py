@@ -34,13 +34,10 @@ LEAVE = {"*": source.PLUMBING, "4*": ("sic.report",)}
 
 #: Where an object lies in memory, as Python shows objects that have no better name.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-
 #: What a progress bar leaves behind when its widget is gone.
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
 #: Where the copy of a failed run is left for the reader, outside of DVC's products.
 FAILED = Path("build/failed")
-
 #: The Python of this environment, by the name that it has in JupyterLab.
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -49,12 +46,8 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     """Run a notebook and write ``folder/notebook.ipynb`` and ``folder/index.html``.
 
     What the notebook writes to stderr goes to this process's stderr as it comes, and so do bars.
-
-    Args:
-        notebook: source notebook with a cell tagged `parameters`.
-        folder: where the executed copy goes.
-        parameters: values for that cell, naming the item of a sweep; numbers of the study come
-            from params.yaml.
+    The parameters go into its cell tagged `parameters`: they name the item of a sweep, while
+    numbers of the study come from params.yaml.
 
     Raises:
         SicError: with the line of the SicError that the notebook ended with, or the last line
@@ -182,25 +175,23 @@ def clean(notebook: "NotebookNode") -> "NotebookNode":
         cell.id = f"cell-{number}"
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
-        if cell.cell_type == "code":
-            cell.outputs = [
-                output
-                for output in cell.outputs
-                if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
-            ]
-            for output in cell.outputs:
-                data = output.get("data", {})
-                if "text/plain" in data:
-                    data["text/plain"] = ADDRESS.sub("", data["text/plain"])
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [
+            output
+            for output in cell.outputs
+            if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
+        ]
+        for data in (output.data for output in cell.outputs if "data" in output):
+            if "text/plain" in data:
+                data["text/plain"] = ADDRESS.sub("", data["text/plain"])
     return notebook
 
 
 def html(notebook: "NotebookNode", folder: Path) -> str:
     """A page that opens without a server or a network, with a way back to the report.
 
-    Args:
-        notebook: the executed notebook; its first line is the page's title.
-        folder: where the page will lie, below the report's folder.
+    The first line of the executed notebook is the page's title, ``folder`` where it will lie.
     """
     from nbconvert import HTMLExporter
 

@@ -44,9 +44,9 @@ def names(study: Params) -> list[str]:
 
 
 def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:
-    """A saved figure as HTML: the picture, from its file in the report's folder, which opens it
-    alone when it is pressed, and links to both files.  (Inside of the page it would be stored four
-    times: as PNG and SVG, and in the page as HTML and as a notebook.)
+    """A figure saved in the report's folder as HTML: the picture, which opens alone when it is
+    pressed, and links to both files.  (Inside of the page it would be stored four times: as PNG and
+    SVG, and in the page as HTML and as a notebook.)
 
     Args:
         path: as given to :func:`sic.report.figures.save`, below ``report``.
@@ -108,29 +108,14 @@ def browser(scenes: Sequence[Scene], folder: Path) -> str:
         HTML with its own style and script, for a page in ``folder``.
     """
     written = [_write(scene, folder, number) for number, scene in enumerate(scenes)]
+    style, body, script = (
+        (STATIC / f"browser.{kind}").read_text() for kind in ("css", "html", "js")
+    )
     return f"""<style>
-{(STATIC / "browser.css").read_text()}
+{style}
 </style>
-<div class="browser" id="browser">
-<div class="choices">
-<label>photo <select data-part="scene"></select></label>
-<label>left <select data-part="left"></select></label>
-<label>right <select data-part="right"></select></label>
-<label>size <select data-part="zoom">
-<option value="fit">fit</option><option value="1">1:1</option>
-<option value="2">2:1</option><option value="4">4:1</option>
-</select></label>
-</div>
-<label>left picture ↔ right picture
-<input type="range" min="0" max="100" value="50" data-part="slider"></label>
-<div class="window" tabindex="0" role="region" aria-label="pictures">
-<div class="stage" data-part="stage">
-<img data-part="under"><img data-part="over"><div class="edge" data-part="edge"></div>
-</div>
-</div>
-</div>
-<script>
-{(STATIC / "browser.js").read_text()}
+{body}<script>
+{script}
 browse(document.getElementById("browser"), {_inside_script(written)});
 </script>"""
 
@@ -182,13 +167,9 @@ _HOVER = [
 def rate_distortion_plot(table: pd.DataFrame, means: pd.DataFrame, photos: Sequence[str]) -> str:
     """PSNR of the picture for people against bits, with the numbers of a point under the pointer.
 
-    Args:
-        table: as :func:`sic.evaluation.rate_distortion.evaluate` returns it.
-        means: as :func:`sic.evaluation.rate_distortion.means` returns them.
-        photos: to choose from beside the mean; one without a row in the table is left out.
-
-    Returns:
-        HTML with its script and library (1.3 MB), the same for equal numbers in a fresh process.
+    Beside the mean one can choose a photo; those without a row in the table are left out.  The
+    HTML holds its script and library (1.3 MB), and is the same for equal numbers in a fresh
+    process.
     """
     shown = {MEAN: means.assign(image=MEAN)}
     shown |= {photo: rows for photo in photos if len(rows := table[table.image == photo])}

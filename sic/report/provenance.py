@@ -11,8 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -36,32 +35,21 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that equal files give an eq
 _PACKAGES = ("torch", "numpy", "constriction", "imageio-ffmpeg", "pillow")
 
 
-@dataclass(frozen=True)
-class Product:
-    """A file or folder that a stage (of a sweep: stage@item) left, as dvc.lock has it.
-
-    ``md5`` is the file's, or that of the list of a folder's files (it ends in `.dir`); ``size`` is
-    in bytes of all files.
-    """
-
-    stage: str
-    path: Path
-    md5: str
-    size: int
-
-
-def products(lock: Path = LOCK) -> Iterator[Product]:
-    """What the stages left, by stage.
+def products() -> pd.DataFrame:
+    """What the stages left: a row a file or folder, with its hash (of a folder, of its list).
 
     Raises:
         SicError: if nothing has run yet.
     """
-    if not lock.is_file():
-        raise SicError(f"no {lock}: nothing has run yet; run python3 study.py first")
-    stages = YAML(typ="safe", pure=True).load(lock.read_text())["stages"]
-    for stage, entry in stages.items():
-        for out in entry.get("outs", []):
-            yield Product(stage, Path(out["path"]), out["md5"], out["size"])
+    if not LOCK.is_file():
+        raise SicError(f"no {LOCK}: nothing has run yet; run python3 study.py first")
+    stages = YAML(typ="safe", pure=True).load(LOCK.read_text())["stages"]
+    rows = [
+        (stage, out["path"], f"{out['size'] / 1e6:.3f}", out["md5"])
+        for stage, entry in stages.items()
+        for out in entry.get("outs", [])
+    ]
+    return pd.DataFrame(rows, columns=["stage", "product", "MB", "MD5 in dvc.lock"])
 
 
 def commit() -> str:
@@ -98,25 +86,20 @@ def write() -> None:
         "environment": f"Python {platform.python_version()}, {', '.join(packages)}; "
         f"{platform.system()} {platform.machine()}",
     }
-    rows = [(p.stage, str(p.path), f"{p.size / 1e6:.3f}", p.md5) for p in products()]
-    heads = ["stage", "product", "MB", "MD5 in dvc.lock"]
+    found = pd.DataFrame(facts.items(), columns=["what", "which"])
     body = f"""<h1>Provenance</h1>
 <p>Written after the last run, from what lies in the study's folder. No product of the study depends
 on this page, so that equal inputs give equal products, in whatever commit.</p>
-<div class="words wide">{_table(list(facts.items()), ["what", "which"])}</div>
+<div class="words wide">{found.to_html(index=False, border=0)}</div>
 <h2>What each stage left</h2>
 <p><code>dvc.lock</code> has, beside these, the hash of all that each stage read: photos, code and
 the numbers of params.yaml. <code>python3 study.py status</code> says whether all of it still
 agrees with what lies in the folder.</p>
-<div class="words wide">{_table(rows, heads)}</div>
+<div class="words wide">{products().to_html(index=False, border=0)}</div>
 <h2>params.yaml</h2>
 <details><summary>Every number of the study</summary>
 <pre class="wide">{escape(params.PARAMS.read_text())}</pre></details>"""
     write_text(PAGE, page("Provenance", body, '<a href="index.html">report</a>'))
-
-
-def _table(rows: Sequence[tuple[str, ...]], heads: list[str]) -> str:
-    return pd.DataFrame(rows, columns=heads).to_html(index=False, border=0)
 
 
 def files(study: Params) -> Iterator[Path]:
@@ -132,7 +115,7 @@ def files(study: Params) -> Iterator[Path]:
     yield from map(Path, _SOURCES)
     yield from sorted(Path("notebooks").glob("*.ipynb"))
     # dvc.lock keeps what an earlier dvc.yaml left, too.
-    measured = (product.path for product in products())
+    measured = map(Path, products()["product"])
     yield from sorted({p for p in measured if p.parts[0] == "results" and p.is_file()})
     yield from (index, _REPORT / "notebook.ipynb", PAGE)
     for folder in ("figures", *pages.names(study)):
