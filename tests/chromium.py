@@ -56,6 +56,11 @@ class Browser:
         own = (page.resolve().as_uri(), "data:")
         self.requests = [address for address in self.requests if not address.startswith(own)]
 
+    def prefer(self, colours: str) -> None:
+        """What pages take for the reader's wish: `light` or `dark`."""
+        wish = {"name": "prefers-color-scheme", "value": colours}
+        self._ask("Emulation.setEmulatedMedia", features=[wish])
+
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives; promises are waited for."""
         answer = self._ask(

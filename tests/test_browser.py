@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import chromium
+import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from skimage import data
@@ -15,10 +17,12 @@ from small import SIZES
 from sic import images
 from sic.codec.tcm import TCM
 from sic.report import pages
+from sic.report.notebook import html
 from sic.report.page import page as whole_page
 from sic.report.pages import Scene
 from sic.stream.scalable import ScalableCodec
 
+ROOT = Path(__file__).parents[1]
 ASTRONAUT = data.astronaut()[:200, :300]
 COFFEE = data.coffee()[:160, :120]
 
@@ -141,3 +145,45 @@ def test_the_page_fits_its_window_at_every_size_of_the_pictures(
         choose(opened, "zoom", index)
         assert opened.value("document.documentElement.scrollWidth") <= width
     assert opened.value(f"{place('stage')}.clientWidth") == 4 * 300, "four pixels for one"
+
+
+# ---- any page ----
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_what_is_wide_scrolls_in_a_box_that_says_so_and_never_the_page(
+    tmp_path: Path, width: int, colours: str
+) -> None:
+    Image.new("RGB", (1800, 750)).save(tmp_path / "fig.png")
+    table = pd.DataFrame([range(40)]).add_prefix("a column ").to_html()
+    words = '<div class="wide" id="words">Few words.</div>'
+    body = f'{words}<div class="output_html" id="table">{table}</div>'
+    body += pages.figure(tmp_path / "fig", "A figure", report=tmp_path)
+    (tmp_path / "index.html").write_text(pages.page("Wide", body))
+    with chromium.browser(tmp_path / "profile") as window:
+        window.prefer(colours)
+        window.open(tmp_path / "index.html", width)
+        window.until("document.querySelector('#table.scrolls.more')")
+        assert window.value("document.documentElement.scrollWidth") <= width
+        assert window.value("document.querySelector('#table').tabIndex") == 0
+        assert not window.value("document.querySelector('#words').classList.contains('scrolls')")
+        shown = window.value("document.querySelector('figure img').clientWidth")
+        if width == 390:
+            assert shown == round(pages.READABLE * 1800), "letters stay readable"
+            window.until("document.querySelector('figure .wide.scrolls.more')")
+            window.value("document.querySelector('figure .wide').scrollTo(9999, 0)")
+            window.until("document.querySelector('figure .wide.scrolls:not(.more)')")
+        else:
+            assert shown <= width
+        paper = window.value("getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(255, 255, 255)") == (colours == "light")
+        assert window.faults == []
+
+
+@pytest.mark.parametrize("stage", ["65_pictures", "70_report"])
+def test_pages_to_look_at_show_no_code(stage: str) -> None:
+    notebook = nbformat.read(ROOT / f"notebooks/{stage}.ipynb", as_version=4)
+    page = html(notebook, Path("reports/pictures"))
+    assert "import" not in page
+    assert "input_area" not in page.split("</style>")[-1]

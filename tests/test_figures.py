@@ -1,6 +1,8 @@
 """The figures say what the table says; complexity is computed, not written."""
 
 import re
+from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import skimage
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from skimage import data
 
@@ -187,9 +191,28 @@ def test_table_2_shows_ours_beside_the_papers(means: pd.DataFrame) -> None:
 
 
 def test_codecs_keep_apart_by_colour_and_by_marker() -> None:
-    for key in ("color", "marker"):
-        values = [look[key] for look in figures.LOOKS.values()]
-        assert len(set(values)) == len(values)
+    values = [look["marker"] for look in figures.LOOKS.values()]
+    assert len(set(values)) == len(values)
+    assert_colours_differ(figures.LOOKS.values(), least=10)
+
+
+def assert_colours_differ(looks: Iterable[dict[str, Any]], least: float) -> None:
+    """Each colour from each other, by so many units of CIEDE2000: 1 can just be seen."""
+    colours = [skimage.color.rgb2lab(to_rgb(look["color"])) for look in looks]
+    for one, other in combinations(colours, 2):
+        assert skimage.color.deltaE_ciede2000(one, other) > least
+
+
+def test_each_m_keeps_apart_and_the_largest_looks_as_in_every_figure(means: pd.DataFrame) -> None:
+    looks = figures.by_m([3, 1, 2, 5, 4, 5])
+    assert list(looks) == [1, 2, 3, 4, 5]
+    assert looks[5] == figures.LOOKS["fusion"]
+    assert len({look["marker"] for look in looks.values()}) == 5
+    assert_colours_differ(looks.values(), least=7)
+    assert len({str(look) for look in figures.by_m(range(1, 11)).values()}) == 10
+    drawn = {str(each.get_label()): each for each in figures.quality_by_m(means, "").axes[0].lines}
+    assert drawn["m = 5"].get_marker() == figures.LOOKS["fusion"]["marker"]
+    assert drawn["m = 3"].get_marker() != drawn["m = 5"].get_marker()
 
 
 def test_figures_are_saved_as_png_and_svg_and_are_the_same_again(tmp_path: Path) -> None:

@@ -75,6 +75,12 @@ def test_every_codec_is_in_the_page_and_nothing_is_loaded(page: Path) -> None:
     assert options == [pages.MEAN, *PHOTOS]
 
 
+def test_every_curve_has_a_sign_of_its_own_in_the_list(page: Path) -> None:
+    switches = BeautifulSoup(page.read_text(), "html.parser").select(".switch")
+    signs = {(switch.span["style"], switch.span.text) for switch in switches if switch.span}
+    assert len(signs) == len(switches) == len(LOOKS) + 1
+
+
 @pytest.fixture
 def opened(page: Path, tmp_path: Path) -> Iterator[chromium.Browser]:
     with chromium.browser(tmp_path / "profile") as window:

@@ -71,8 +71,7 @@ def sentences(table: pd.DataFrame, resamplings: int) -> Iterator[str]:
         for bits in ("additional", "all"):
             for other in ("LIC", "difference", "VVC+M"):
                 if other in curves:
-                    pair = bd.Comparison(fusion, other, bits)
-                    yield against(curves, pair, resamplings)
+                    yield against(curves, bd.Comparison(fusion, other, bits), resamplings)
     else:
         yield "Feature fusion was trained at one rate point: there is no curve to compare."
     yield from effect_of_m(means)
@@ -237,7 +236,7 @@ def _anchors(curves: Mapping[str, pd.DataFrame], resamplings: int) -> Iterator[s
 
 def _name(curve: str) -> str:
     codec, _, m = curve.partition(" m")
-    return f"{NAMES.get(codec, codec)} (m = {m})" if m else NAMES.get(codec, codec)
+    return NAMES.get(codec, codec) + (f" (m = {m})" if m else "")
 
 
 def _span(values: pd.Series | bd.Points, digits: int) -> str:

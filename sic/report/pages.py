@@ -179,8 +179,7 @@ def rate_distortion_plot(table: pd.DataFrame, means: pd.DataFrame, photos: Seque
     of = {photo: _curves(rows) for photo, rows in shown.items()}
     curves = {photo: {name: of[photo].get(name, empty[name]) for name in mean} for photo in of}
     looks = {_name(codec, None): look for codec, look in LOOKS.items()}
-    if len(slices := means.m.dropna()):
-        looks |= {_name("fusion", m): look for m, look in by_m(slices).items()}
+    looks |= {_name("fusion", m): look for m, look in by_m(means.m.dropna()).items()}
     library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
     item, content = _inside_script(json_item(_draw(mean, looks))), _inside_script(curves)
     options = "".join(f"<option>{escape(photo)}</option>" for photo in shown)
@@ -212,18 +211,17 @@ def _curves(rows: pd.DataFrame) -> _Curves:
     for (codec, m), points in rows.groupby(["codec", "m"], sort=False, dropna=False):
         if codec not in LOOKS:  # sending nothing is no curve
             continue
-        points = points.sort_values("bpp")
-        name = _name(codec, m)
+        points, name = points.sort_values("bpp"), _name(codec, m)
         additional = points.bpp_additional if codec in LAYERED else points.bpp
         found[name] = {
             "codec": [name] * len(points),
             "lmbda": [f"{value:g}" if pd.notna(value) else "–" for value in points.lmbda],
             "m": [f"{value}" if pd.notna(value) else "–" for value in points.m],
             "image": list(points.image),
-            "all": _rounded(points.bpp),
-            "additional": _rounded(additional),
-            "bits": _rounded(points.bpp_additional),
-            "psnr": _rounded(points.psnr),
+            "all": points.bpp.round(5).tolist(),
+            "additional": additional.round(5).tolist(),
+            "bits": points.bpp_additional.round(5).tolist(),
+            "psnr": points.psnr.round(5).tolist(),
         }
     return found
 
@@ -240,14 +238,13 @@ def _draw(curves: _Curves, looks: Mapping[str, dict[str, Any]]) -> plotting.figu
     )
     plot.xaxis.name = "rate axis"
     for name, columns in curves.items():
-        look = looks[name]
+        look, colour = looks[name], to_hex(looks[name]["color"])
         data = ColumnDataSource({**columns, "rate": columns["all"]}, name=name)
-        at: dict[str, Any] = {"x": "rate", "y": "psnr", "source": data}
-        at["color"] = to_hex(look["color"])
+        at: dict[str, Any] = {"x": "rate", "y": "psnr", "source": data, "line_color": colour}
         plot.line(**at, line_width=1.5, name=f"{name} line")
         marks = plot.scatter(
             **at,
-            fill_color=look.get("markerfacecolor", at["color"]),
+            fill_color=look.get("markerfacecolor", colour),
             marker=_MARKERS[look["marker"]][0],
             size=9,
             line_width=1.5,
@@ -263,10 +260,6 @@ def _switch(name: str, look: Mapping[str, Any]) -> str:
     mark = f'<span style="color: {to_hex(look["color"])}">{sign}</span>'
     box = f'<input type="checkbox" checked data-curve="{escape(name)}">'
     return f'<label class="switch">{box} {mark} {escape(name)}</label>'
-
-
-def _rounded(values: "pd.Series[float]") -> list[float]:
-    return [round(float(value), 5) for value in values]
 
 
 def _inside_script(content: Any) -> str:

@@ -64,8 +64,12 @@ def commit() -> str:
 
 
 def _git(*words: str) -> str:
-    answer = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    answer = _run("git", *words)
     return answer.stdout.rstrip() if answer.returncode == 0 else ""
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def write() -> None:
@@ -156,12 +160,7 @@ def bundle(path: Path) -> int:
 
 def _changed() -> list[str]:
     """Stages that DVC would run, or whose products were changed by hand."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    answer = _run(sys.executable, "-m", "dvc", "status", "--json")
     if answer.returncode:
         raise SicError(f"dvc status failed: {answer.stderr.strip().splitlines()[-1]}")
     return sorted(json.loads(answer.stdout))
