@@ -193,7 +193,7 @@ def test_means_and_metrics_are_means_over_the_images(table: pd.DataFrame) -> Non
     mean = means[means.codec == "fusion"].iloc[0]
     assert mean.psnr == pytest.approx(rows.psnr.mean())
     assert mean.bpp_additional == pytest.approx(rows.bpp_additional.mean())
-    metrics: dict[str, Any] = rate_distortion.metrics(table)
+    metrics: dict[str, Any] = rate_distortion.metrics_json(table)
     assert metrics["fusion"]["m2-q1"]["psnr"] == round(rows.psnr.mean(), 2)
     assert set(metrics["JPEG"]) == {"quality 10", "quality 40"}
     assert "psnr_machine" not in metrics["JPEG"]["quality 10"]
@@ -226,7 +226,7 @@ def test_a_photo_that_a_codec_cannot_code_leaves_its_points_out_with_a_note(
     (hevc,) = (sentence for sentence in found if sentence.startswith("HEVC"))
     assert "/nowhere: No such file or directory" in hevc
     assert set(rate_distortion.means(table).codec) == {"AVIF", "JPEG"}
-    assert set(rate_distortion.metrics(table)) == {"AVIF", "JPEG"}
+    assert set(rate_distortion.metrics_json(table)) == {"AVIF", "JPEG"}
     table.to_csv(tmp_path / "rd.csv", index=False)
     assert rate_distortion.left_out(rate_distortion.read(tmp_path / "rd.csv")) == found
 

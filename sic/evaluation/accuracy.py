@@ -30,13 +30,8 @@ COLUMNS = ["part", "name", "objects", "ap", "ap50"]
 _NEEDED: Mapping[str, Mapping[str, type | UnionType]] = {
     "images": {"id": int, "file_name": str, "width": int, "height": int},
     "categories": {"id": int, "name": str},
-    "annotations": {
-        "image_id": int,
-        "category_id": int,
-        "bbox": list,
-        "area": int | float,
-        "iscrowd": int,
-    },
+    "annotations": dict.fromkeys(("image_id", "category_id", "iscrowd"), int)
+    | {"bbox": list, "area": int | float},
 }
 _UNIQUE = (("images", "id"), ("images", "file_name"), ("categories", "id"), ("categories", "name"))
 
@@ -52,11 +47,8 @@ class Picture:
 
 
 class Truth:
-    """The objects that people marked, from a COCO-style file of boxes.
-
-    Args:
-        path: JSON with ``images``, ``categories`` and ``annotations``, as
-            ``instances_val2017.json``.
+    """The objects that people marked, from a COCO-style file of boxes: JSON with ``images``,
+    ``categories`` and ``annotations``, as ``instances_val2017.json``.
 
     Raises:
         SicError: a file that is missing or is not such a file.
@@ -130,7 +122,7 @@ class Truth:
         """
         numbers = {picture.id for picture in found}
         marked = [a for a in self._annotations if a["image_id"] in numbers]
-        if not any(not a["iscrowd"] for a in marked):
+        if all(a["iscrowd"] for a in marked):
             raise SicError(f"{self.path} marks no object in the pictures; see detect.annotations")
         classes = {
             name: number  # by number, the order that COCOeval gives them
@@ -138,8 +130,7 @@ class Truth:
             if any(a["category_id"] == number and not a["iscrowd"] for a in marked)
         }
         truth = self._dataset(
-            {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"]}
-            | {"area": a["area"], "iscrowd": int(a["iscrowd"])}
+            {key: a[key] for key in _NEEDED["annotations"]} | {"iscrowd": int(a["iscrowd"])}
             for a in marked
         )
         guess = self._dataset(
@@ -152,7 +143,17 @@ class Truth:
             if name in classes
         )
         precision = _precision(truth, guess, sorted(numbers), list(classes.values()))
-        return pd.DataFrame(_rows(truth, precision, classes), columns=COLUMNS)
+        # In the order of COLUMNS: a part, its name, where its objects are, and its precisions.
+        area = pd.Series([a["area"] for a in marked if not a["iscrowd"]])
+        category = pd.Series([a["category_id"] for a in marked if not a["iscrowd"]])
+        rows = [("all", "all", len(area), *_means(precision[..., 0]))]
+        for i, name in enumerate(SIZES, start=1):
+            inside = area.between(*AREAS[i])  # both ends count, as in COCOeval
+            rows.append(("size", name, int(inside.sum()), *_means(precision[..., i])))
+        for i, (name, number) in enumerate(classes.items()):
+            count = int((category == number).sum())
+            rows.append(("class", name, count, *_means(precision[..., i, 0])))
+        return pd.DataFrame(rows, columns=COLUMNS)
 
     def _dataset(self, annotations: Iterable[dict[str, Any]]) -> COCO:
         coco = COCO()
@@ -210,32 +211,8 @@ def _precision(
     return table
 
 
-def _rows(
-    truth: COCO, precision: NDArray[np.float64], classes: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    objects = pd.DataFrame(
-        [a for a in truth.dataset["annotations"] if not a["iscrowd"]],
-        columns=["category_id", "area"],
-    )
-    rows = [_row("all", "all", len(objects), precision[..., 0])]
-    for i, name in enumerate(SIZES, start=1):
-        inside = objects.area.between(*AREAS[i])  # both ends count, as in COCOeval
-        rows.append(_row("size", name, int(inside.sum()), precision[..., i]))
-    for i, (name, number) in enumerate(classes.items()):
-        count = int((objects.category_id == number).sum())
-        rows.append(_row("class", name, count, precision[..., i, 0]))
-    return rows
-
-
-def _row(part: str, name: str, objects: int, precision: NDArray[np.float64]) -> dict[str, Any]:
-    def mean(values: NDArray[np.float64]) -> float:
-        known = values[values > -1]
-        return float(known.mean()) if known.size else math.nan
-
-    return {
-        "part": part,
-        "name": name,
-        "objects": objects,
-        "ap": mean(precision),
-        "ap50": mean(precision[0]),
-    }
+def _means(precision: NDArray[np.float64]) -> tuple[float, float]:
+    """AP over all IoU, and at IoU 0.50; NaN where nothing is marked."""
+    known = (values[values > -1] for values in (precision, precision[0]))
+    ap, ap50 = (float(values.mean()) if values.size else math.nan for values in known)
+    return ap, ap50

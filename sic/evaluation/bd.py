@@ -9,8 +9,7 @@ Source: Bjøntegaard, VCEG-M33 (2001); Herglotz et al., Beyond Bjøntegaard (202
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import astuple, dataclass
 
 import bjontegaard
 import numpy as np
@@ -20,13 +19,18 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 
 MIN_POINTS = 3  # of a curve; two make a straight line
-MIN_OVERLAP = (
-    0.5  # share of the tested curve that the other must cover for a number to speak for it
-)
+MIN_OVERLAP = 0.5  # share of the tested curve that the other must cover, to speak for it
 CONFIDENCE = 0.95
 _MIN_SAMPLES = 0.9  # share of the resamplings that must have a number for an interval
 
 LAYERED = ("fusion", "difference", "VVC+M")  # codecs whose second layer is coded on x̂_t
+
+#: The columns of :func:`compare`: of `bd_rate` (percent) and `bd_psnr` (dB) a :class:`Delta` each.
+COLUMNS = [
+    *("tested", "other", "bits", "images"),
+    *("bd_rate", "bd_rate_low", "bd_rate_high", "bd_rate_overlap", "bd_rate_note"),
+    *("bd_psnr", "bd_psnr_low", "bd_psnr_high", "bd_psnr_overlap", "bd_psnr_note"),
+]
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,8 @@ class Delta:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of one codec on several images.
-
-    Args:
-        rate: bits per pixel, (images, points).
-        quality: of the same shape, more is better.
-    """
+    """Points of one codec on several images: rate in bits per pixel, and quality, of which more is
+    better; both (images, points)."""
 
     rate: Points
     quality: Points
@@ -67,17 +67,14 @@ class Curve:
         return cls(*(table.sort_index().to_numpy(dtype=float) for table in wide))
 
     def mean(self, weights: NDArray[np.float64]) -> tuple[Points, Points]:
-        """Rate and quality of each point, means over the images, in the order of the rate.
-
-        Args:
-            weights: of the images, sum 1.
-        """
+        """Rate and quality of each point in the order of the rate: means over the images by their
+        weights, which sum to 1."""
         rate, quality = weights @ self.rate, weights @ self.quality
         order = np.argsort(rate)
         return rate[order], quality[order]
 
 
-def delta(tested: Curve, other: Curve, of: str, resamplings: int, seed: int = 0) -> Delta:
+def delta(tested: Curve, other: Curve, of: str, resamplings: int) -> Delta:
     """The delta of one curve against another, with an interval over the images.
 
     Args:
@@ -85,7 +82,6 @@ def delta(tested: Curve, other: Curve, of: str, resamplings: int, seed: int = 0)
         of: `rate` (percent; negative: the tested curve needs less) or `quality` (its unit;
             positive: the tested curve is better).
         resamplings: of the images, with replacement, both curves alike.
-        seed: of the resamplings.
 
     Returns:
         A number only where the curves can be compared: each has :data:`MIN_POINTS`, for `rate`
@@ -96,7 +92,7 @@ def delta(tested: Curve, other: Curve, of: str, resamplings: int, seed: int = 0)
     value, overlap, note = _delta(tested.mean(even), other.mean(even), of)
     low = high = np.nan
     if not note and images > 1:
-        drawn = np.random.default_rng(seed).multinomial(images, even, size=resamplings)
+        drawn = np.random.default_rng(0).multinomial(images, even, size=resamplings)
         # Few images have few different resamplings: each is computed once.
         distinct, counts = np.unique(drawn, axis=0, return_counts=True)
         means = [(tested.mean(w / images), other.mean(w / images)) for w in distinct]
@@ -107,18 +103,15 @@ def delta(tested: Curve, other: Curve, of: str, resamplings: int, seed: int = 0)
     return Delta(value, low, high, overlap, note)
 
 
-def margins(tested: Curve, other: Curve, samples: int = 101) -> tuple[Points, Points]:
-    """How much more rate the tested curve needs at each quality that both have.
-
-    Args:
-        tested, other: curves whose means rise, with a quality in common.
-        samples: qualities, evenly spaced.
+def margins(tested: Curve, other: Curve) -> tuple[Points, Points]:
+    """How much more rate the tested curve needs than the other, whose means rise as its own.
 
     Returns:
-        The qualities, and the percent at each; negative: the tested curve needs less.
+        101 qualities, evenly over those that both have, and the percent at each; negative: the
+        tested curve needs less.
     """
     a, b = (curve.mean(np.full(len(curve.rate), 1 / len(curve.rate))) for curve in (tested, other))
-    quality = np.linspace(max(a[1][0], b[1][0]), min(a[1][-1], b[1][-1]), samples)
+    quality = np.linspace(max(a[1][0], b[1][0]), min(a[1][-1], b[1][-1]), 101)
     _, other_log, tested_log = bjontegaard.bd_rate(
         *b, *a, method="akima", require_matching_points=False, interpolators=True, min_overlap=0
     )
@@ -129,15 +122,11 @@ def _delta(
     tested: tuple[Points, Points], other: tuple[Points, Points], of: str
 ) -> tuple[float, float, str]:
     """Value, overlap and note of two mean curves."""
-    axis = 1 if of == "rate" else 0  # what is integrated over: quality, or log rate
-    note = _unfit(tested, other)
-    overlap = (
-        np.nan
-        if note
-        else _overlap(*(np.log(c[0]) if axis == 0 else c[1] for c in (tested, other)))
-    )
-    note = note or _problem(tested, other, of, overlap)
-    if note:
+    if note := _unfit(tested, other):
+        return np.nan, np.nan, note
+    # What is integrated over: quality, or log rate.
+    overlap = _overlap(*(c[1] if of == "rate" else np.log(c[0]) for c in (tested, other)))
+    if note := _problem(tested, other, of, overlap):
         return np.nan, overlap, note
     function = bjontegaard.bd_rate if of == "rate" else bjontegaard.bd_psnr
     with warnings.catch_warnings():
@@ -180,18 +169,10 @@ def _problem(
     return ""
 
 
-# ---- the study's comparisons -----------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """Two curves of the study, and which of their bits count.
-
-    Args:
-        tested: name of a curve, as :func:`curves` gives it.
-        other: what it is compared with.
-        bits: `all`, or `additional`: the second layer's alone, of those that have one.
-    """
+    """Two curves of the study by their names, as :func:`curves` gives them, and which bits count:
+    `all`, or `additional`, the second layer's alone, of those that have one."""
 
     tested: str
     other: str
@@ -221,80 +202,47 @@ def comparisons(table: pd.DataFrame) -> Iterator[Comparison]:
     """
     names = list(curves(table))
     for tested in names:
-        layered = tested.startswith(LAYERED)
         for other in names:
             vvc = other == "VVC"
             rivals = tested.startswith("fusion") and other in ("difference", "LIC", "VVC+M")
             classical = tested == "LIC" and not other.startswith(LAYERED)
             if tested != other and (vvc or rivals or classical):
                 yield Comparison(tested, other, "all")
-                if layered:
+                if tested.startswith(LAYERED):
                     yield Comparison(tested, other, "additional")
 
 
-def pair(
-    of: Mapping[str, pd.DataFrame], comparison: Comparison, quality: str = "psnr"
-) -> tuple[Curve, Curve]:
-    """The tested curve and the other, over the bits that count.
+def pair(of: Mapping[str, pd.DataFrame], comparison: Comparison) -> tuple[Curve, Curve]:
+    """The tested curve and the other, of those that :func:`curves` gives: PSNR over the bits that
+    count."""
 
-    Args:
-        of: as :func:`curves` gives them.
-        comparison: names of two of them.
-        quality: column that counts as quality.
-    """
-    tested, other = (
-        Curve.of(
-            of[name],
-            "bpp_additional"
-            if comparison.bits == "additional" and name.startswith(LAYERED)
-            else "bpp",
-            quality,
-        )
-        for name in (comparison.tested, comparison.other)
-    )
-    return tested, other
+    def curve(name: str) -> Curve:
+        layer = comparison.bits == "additional" and name.startswith(LAYERED)
+        return Curve.of(of[name], "bpp_additional" if layer else "bpp", "psnr")
+
+    return curve(comparison.tested), curve(comparison.other)
 
 
-def compare(table: pd.DataFrame, resamplings: int, quality: str = "psnr") -> pd.DataFrame:
-    """The study's comparisons.
+def compare(table: pd.DataFrame, resamplings: int) -> pd.DataFrame:
+    """The study's comparisons, one per row with :data:`COLUMNS`.
 
     Args:
         table: as :func:`sic.evaluation.rate_distortion.evaluate` returns it.
         resamplings: behind each interval.
-        quality: column that counts as quality.
-
-    Returns:
-        A row a comparison: `tested`, `other`, `bits`, `images`; of `bd_rate` (percent) and
-        `bd_psnr` (dB) the value, `_low`, `_high`, `_overlap` and `_note`.
     """
     of = curves(table)
-    rows: list[Mapping[str, Any]] = []
+    rows = []
     for comparison in comparisons(table):
-        tested, other = pair(of, comparison, quality)
-        row: dict[str, Any] = {**asdict(comparison), "images": len(tested.rate)}
-        for name, kind in (("bd_rate", "rate"), ("bd_psnr", "quality")):
-            found = delta(tested, other, kind, resamplings)
-            row |= {
-                name if f.name == "value" else f"{name}_{f.name}": getattr(found, f.name)
-                for f in fields(found)
-            }
-        rows.append(row)
-    return pd.DataFrame(rows, columns=_columns())
-
-
-def _columns() -> list[str]:
-    """Those of :func:`compare`, which a table without any comparison has too."""
-    ends = ["" if f.name == "value" else f"_{f.name}" for f in fields(Delta)]
-    numbers = [name + end for name in ("bd_rate", "bd_psnr") for end in ends]
-    return [*(f.name for f in fields(Comparison)), "images", *numbers]
+        tested, other = pair(of, comparison)
+        deltas = [delta(tested, other, kind, resamplings) for kind in ("rate", "quality")]
+        numbers = (number for found in deltas for number in astuple(found))
+        rows.append((*astuple(comparison), len(tested.rate), *numbers))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def readable(compared: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`compare` for a reader: each number with its interval, or why it is none.
-
-    Returns:
-        `tested`, `other`, `bits`, `BD-rate (%)` and `BD-PSNR (dB)`, in words.
-    """
+    """The rows of :func:`compare` in words: `tested`, `other`, `bits`, and `BD-rate (%)` and
+    `BD-PSNR (dB)`, each with its interval, or why there is none."""
     shown = compared[["tested", "other", "bits"]].replace("difference", "DC")
     for name, title, digits in (("bd_rate", "BD-rate (%)", 1), ("bd_psnr", "BD-PSNR (dB)", 2)):
         shown[title] = [
@@ -312,7 +260,7 @@ def _interval(low: float, high: float, digits: int) -> str:
 
 def metrics_json(compared: pd.DataFrame) -> dict[str, dict[str, dict[str, float | str]]]:
     """The numbers of :func:`compare` for `dvc metrics`: tested curve → other → number, or why there
-    is none.  Rounded as :func:`sic.evaluation.rate_distortion.metrics`, to 0.1 % and 0.01 dB."""
+    is none.  Rounded as :func:`sic.evaluation.rate_distortion.metrics_json`: 0.1 % and 0.01 dB."""
     found: dict[str, dict[str, dict[str, float | str]]] = {}
     for row in compared.to_dict("records"):
         numbers = {

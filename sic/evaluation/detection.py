@@ -4,12 +4,12 @@ annotated picture ── codec ── decoded picture ── detector ── box
                        └── bits
 """
 
-import functools
 import hashlib
 import io
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ from sic.files import sha256
 from sic.images import Pixels
 from sic.params import Params
 from sic.source import fingerprint
-from sic.stream import scalable
-from sic.stream.scalable import ScalableCodec
+from sic.stream.scalable import Reader, ScalableCodec
 from sic.work import WORK, Worker, complete
 
 NONE = "none"  # the detector of a study that has no weights of one
@@ -44,15 +43,8 @@ _POINT = ["codec", "point", "lmbda", "m"]
 #: The columns of results/detection.csv: one row per codec and rate point.  ``bpp`` is the mean over
 #: the pictures, empty for originals; ``ap`` is mAP50-95 and ``ap50`` mAP50, of all objects and of
 #: COCO's sizes; ``setup`` is the program and set-up of a classical codec.
-COLUMNS = [
-    *_POINT,
-    "images",
-    "bpp",
-    "ap",
-    "ap50",
-    *(f"{kind}_{size}" for size in SIZES for kind in ("ap", "ap50")),
-    "setup",
-]
+COLUMNS = [*_POINT, "images", "bpp", "ap", "ap50"]
+COLUMNS += [*(f"{kind}_{size}" for size in SIZES for kind in ("ap", "ap50")), "setup"]
 #: The columns of results/detection_classes.csv: one row per codec, rate point and class.
 CLASS_COLUMNS = [*_POINT, "bpp", "class", "objects", "ap", "ap50"]
 
@@ -62,14 +54,9 @@ Coder = Callable[[Pixels], tuple[Pixels, float]]
 
 @dataclass(frozen=True)
 class Source:
-    """Where decoded pictures come from: a codec at a rate point.
-
-    Args:
-        codec, point, lmbda, m: as in the table of :mod:`sic.evaluation.rate_distortion`.
-        version: what the pictures depend on besides, such as weights.
-        open: makes the coder ready.
-        setup: of a classical codec.
-    """
+    """Where decoded pictures come from: a codec at a rate point, as in the table of
+    :mod:`sic.evaluation.rate_distortion`; ``version`` is what they depend on besides, such as
+    weights, ``open`` makes the coder ready, and ``setup`` is that of a classical codec."""
 
     codec: str
     point: str
@@ -81,25 +68,12 @@ class Source:
 
 
 def run(
-    study: Params,
-    detector_device: torch.device,
-    codec_device: torch.device,
-    artifacts: Path = Path("artifacts"),
-    root: Path = sets.DATA,
-    work: Path = WORK,
+    study: Params, detector_device: torch.device, codec_device: torch.device
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Detection accuracy on the originals and on every codec's pictures.
 
-    What was found for a codec waits in ``work/detect-…/``: a stopped run goes on there, and after
-    a change only the codecs that changed are looked at again.
-
-    Args:
-        study: ``detect`` says which detector looks at which pictures.
-        detector_device: where the detector runs.
-        codec_device: where the codecs' transforms run.
-        artifacts: folder of the trained codecs.
-        root: of the study's data.
-        work: folder of unfinished work.
+    What was found for a codec waits in ``checkpoints/detect-…/``: a stopped run goes on there, and
+    after a change only the codecs that changed are looked at again.
 
     Returns:
         ``COLUMNS`` and ``CLASS_COLUMNS``; no rows where ``detect.detector`` is ``none``.
@@ -109,19 +83,17 @@ def run(
     """
     if study.detect.detector == NONE:
         return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=CLASS_COLUMNS)
-    truth, files = annotated(study, root)
+    truth, files = annotated(study)
     truth.check_classes(detectors.class_names())
-    checkpoint = detectors.weights(study.detect, work / "weights")
+    checkpoint = detectors.weights(study.detect, WORK / "weights")
     origin = study.detect.model_dump(include={"detector", "score_threshold"}) | {
         "weights": sha256(checkpoint),
         "devices": [detector_device.type, codec_device.type],
         "pictures": [(picture.file_name, sha256(path)) for picture, path in files.items()],
     }
-    folder = work / f"detect-{fingerprint(origin, sources, _look)}"
-    every = {_name(source): source for source in sources(study, artifacts, codec_device, work)}
-    load_detector = functools.cache(
-        lambda: detectors.load(study.detect, checkpoint, detector_device)
-    )
+    folder = WORK / f"detect-{fingerprint(origin, sources, _look)}"
+    every = {_name(source): source for source in sources(study, codec_device)}
+    load_detector = cache(lambda: detectors.load(study.detect, checkpoint, detector_device))
 
     def make(name: str) -> bytes:
         return _look(every[name].open(), load_detector(), files, name)
@@ -129,29 +101,23 @@ def run(
     results = {name: folder / f"{name}.npz" for name in every}
     complete(results, make, Worker(), "codec")
     points = [_accuracy(every[name], truth, results[name], list(files)) for name in every]
-    overall = [point for point, _ in points]
-    classes = [row for _, rows in points for row in rows]
-    return (
-        pd.DataFrame(overall, columns=COLUMNS).astype({"m": "Int64"}),
-        pd.DataFrame(classes, columns=CLASS_COLUMNS).astype({"m": "Int64"}),
-    )
+    overall = pd.DataFrame([point for point, _ in points], columns=COLUMNS)
+    classes = pd.DataFrame([row for _, rows in points for row in rows], columns=CLASS_COLUMNS)
+    return overall.astype({"m": "Int64"}), classes.astype({"m": "Int64"})
 
 
-# ---- which pictures --------------------------------------------------------------------------
-
-
-def annotated(study: Params, root: Path = sets.DATA) -> tuple[Truth, dict[Picture, Path]]:
+def annotated(study: Params) -> tuple[Truth, dict[Picture, Path]]:
     """The annotations, and the pictures that the settings take from them.
 
     Raises:
         SicError: no annotations, wrong ones, or a picture that is not there or too large to code.
     """
     settings = study.detect
-    truth = Truth(_annotation_file(study, root))
+    truth = Truth(_annotation_file(study))
     if settings.root is None:
-        index = sets.load_index(root / sets.INDEX)
+        index = sets.load_index()
         sets.check_listed(index, truth.pictures, "detect.annotations")
-        files = {truth.find(r.path): sets.image_path(r, study.data, root) for r in index["test"]}
+        files = {truth.find(r.path): sets.image_path(r, study.data) for r in index["test"]}
     else:
         files = {p: Path(settings.root) / p.file_name for p in truth.pictures.values()}
     if settings.images != "all":
@@ -160,8 +126,8 @@ def annotated(study: Params, root: Path = sets.DATA) -> tuple[Truth, dict[Pictur
                 f"detect.images: {settings.images} wanted, {len(files)} are at hand; say all"
             )
         order = np.random.default_rng(study.seed).permutation(len(files))
-        drawn = set(order[: settings.images].tolist())
-        files = {p: path for i, (p, path) in enumerate(files.items()) if i in drawn}
+        pictures = list(files)
+        files = {p: files[p] for p in (pictures[i] for i in sorted(order[: settings.images]))}
     for picture, path in files.items():
         if not path.is_file():
             raise SicError(f"{truth.path} lists {path}, which is not there; see detect.root")
@@ -170,7 +136,7 @@ def annotated(study: Params, root: Path = sets.DATA) -> tuple[Truth, dict[Pictur
     return truth, files
 
 
-def _annotation_file(study: Params, root: Path) -> Path:
+def _annotation_file(study: Params) -> Path:
     settings = study.detect
     if settings.annotations != sets.OWN_ANNOTATIONS:
         return Path(settings.annotations)
@@ -183,33 +149,27 @@ def _annotation_file(study: Params, root: Path) -> Path:
         )
     own = study.data.model_copy(update={"annotations": sets.OWN_ANNOTATIONS})
     # Of COCO's two files the last: test pictures are of val2017.
-    return sets.annotation_files(own, "instances", root)[-1]
+    return sets.annotation_files(own, "instances")[-1]
 
 
-# ---- which codecs ----------------------------------------------------------------------------
-
-
-def sources(
-    study: Params, artifacts: Path, device: torch.device, work: Path = WORK
-) -> Iterator[Source]:
+def sources(study: Params, device: torch.device) -> Iterator[Source]:
     """Originals, the trained codecs and two anchors, each at its rate points.
 
     Of the base it is the picture for machines, x̂_t, of the others that for people.
     """
     yield Source(ORIGINAL, "", None, None, "", lambda: lambda image: (image, math.nan))
-    for item in rate_distortion.trained(study, artifacts):
+    for item in rate_distortion.trained(study):
         used = [path for path in (item.base, item.enhancement) if path]
         version = " ".join(weights.metadata(path)["fingerprint"] for path in used)
-        coder = functools.partial(_scalable, item.base, item.enhancement, device)
+        coder = partial(_scalable, item.base, item.enhancement, device)
         yield Source(item.codec, item.point, item.lmbda, item.m, version, coder)
     for anchor, values in cached.find(study.evaluate)[0]:
         s = anchor.setup
         if s.codec in ANCHORS:
             setup = f"{s.version}, {s.preset}, {s.chroma} {s.bit_depth} bit"
             for value in values:
-                coder = functools.partial(_classical, anchor, value, work / cached.CACHE.name)
-                version = cached.recipe(s)
-                yield Source(s.codec, f"{value:g}", None, None, version, coder, setup)
+                coder = partial(_classical, anchor, value)
+                yield Source(s.codec, f"{value:g}", None, None, cached.recipe(s), coder, setup)
 
 
 def left_out(study: Params, table: pd.DataFrame) -> list[str]:
@@ -221,7 +181,7 @@ def left_out(study: Params, table: pd.DataFrame) -> list[str]:
 
 def _scalable(base: Path, enhancement: Path | None, device: torch.device) -> Coder:
     codec = ScalableCodec.load(base, enhancement, device)
-    layer: scalable.Reader = "human" if enhancement else "machine"
+    layer: Reader = "human" if enhancement else "machine"
 
     def code(image: Pixels) -> tuple[Pixels, float]:
         stream = codec.encode(image)
@@ -230,9 +190,9 @@ def _scalable(base: Path, enhancement: Path | None, device: torch.device) -> Cod
     return code
 
 
-def _classical(anchor: Anchor, value: float, cache: Path) -> Coder:
+def _classical(anchor: Anchor, value: float) -> Coder:
     def code(image: Pixels) -> tuple[Pixels, float]:
-        coded = cached.code(anchor, value, image, cache)
+        coded = cached.code(anchor, value, image)
         return coded.x_hat, coded.bpp
 
     return code
@@ -240,10 +200,8 @@ def _classical(anchor: Anchor, value: float, cache: Path) -> Coder:
 
 def _name(source: Source) -> str:
     version = hashlib.sha256(source.version.encode()).hexdigest()[:12]
-    return f"{source.codec}-{_label(source.m, source.point)}-{version}".replace(" ", "_")
-
-
-# ---- what is found ---------------------------------------------------------------------------
+    point = rate_distortion.label(source.m, source.point)
+    return f"{source.codec}-{point}-{version}".replace(" ", "_")
 
 
 def _look(
@@ -255,10 +213,9 @@ def _look(
     for picture, path in progress.bar(files.items(), desc=name, unit="picture", leave=False):
         image = images.read(path)
         if image.shape[:2] != (picture.height, picture.width):
-            raise SicError(
-                f"{path} is {image.shape[1]}×{image.shape[0]}, but"
-                f" {picture.width}×{picture.height} in the annotations"
-            )
+            height, width = image.shape[:2]
+            listed = f"{picture.width}×{picture.height}"
+            raise SicError(f"{path} is {width}×{height}, but {listed} in the annotations")
         try:
             decoded, rate = coder(image)
         except CodecError as error:
@@ -302,10 +259,6 @@ def metrics_json(table: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in table.to_dict("records"):
         numbers = {key: round(row[key], 4) for key in ("bpp", "ap", "ap50") if pd.notna(row[key])}
-        found.setdefault(str(row["codec"]), {})[_label(row["m"], row["point"])] = numbers
+        point = rate_distortion.label(row["m"], row["point"])
+        found.setdefault(str(row["codec"]), {})[point] = numbers
     return found
-
-
-def _label(m: int | None, point: str) -> str:
-    """A rate point in one word, as in results/metrics.json."""
-    return "-".join(part for part in (f"m{m}" if pd.notna(m) else "", point) if part) or "all"

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
+from onnxruntime.capi import onnxruntime_pybind11_state as onnx
 from torch import nn
 from torchvision.models import detection, get_model, get_model_weights
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -59,19 +59,18 @@ GREY = 114  # what YOLOX pads with
 _NOT_THE_REASON = re.compile(
     r"^.*? failed:|^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+:\d+ .*?\) (?=\w)", re.DOTALL
 )
+_UNREADABLE = (
+    *(onnx.Fail, onnx.InvalidGraph, onnx.InvalidProtobuf),
+    *(onnx.InvalidArgument, onnx.NotImplemented, onnx.NoSuchFile),
+)
 _NMS_IOU = 0.65  # with which YOLOX's accuracies are published
 _MAX_LOG = 10.0  # of a raw width or height in strides; decoded ones are pixels, and larger
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found in one picture.
-
-    Args:
-        boxes: float32 (K, 4): x0, y0, x1, y1 in pixels of the picture.
-        scores: float32 (K,) in [0, 1].
-        classes: K names of COCO's classes.
-    """
+    """What a detector found in one picture: boxes, float32 (K, 4), as x0, y0, x1, y1 in pixels of
+    the picture; scores, float32 (K,) in [0, 1]; K names of COCO's classes."""
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -86,12 +85,9 @@ class Detector(Protocol):
 
 
 def load(settings: Detect, path: Path, device: torch.device) -> Detector:
-    """The detector of the settings with the weights in a file.
+    """The detector of the settings, any but ``none``, with the weights that :func:`weights` found.
 
-    Args:
-        settings: ``detector`` is any but ``none``.
-        path: as :func:`weights` returns it.
-        device: where torchvision's detectors run; YOLOX runs on the CPU.
+    Torchvision's detectors run on the device, YOLOX on the CPU.
 
     Raises:
         SicError: if the file does not hold this detector's weights.
@@ -102,11 +98,7 @@ def load(settings: Detect, path: Path, device: torch.device) -> Detector:
 
 
 def weights(settings: Detect, folder: Path) -> Path:
-    """The file with the detector's weights.
-
-    Args:
-        settings: ``weights`` is a path, or ``DOWNLOAD``, or ``NONE``.
-        folder: where a download goes.
+    """The file with the detector's weights, which are downloaded to ``folder`` if so set.
 
     Raises:
         SicError: none given, or none there: it says where to get it; a download that failed.
@@ -141,9 +133,6 @@ def _published(detector: str) -> Any:
     return get_model_weights(detector)["COCO_V1"]
 
 
-# ---- YOLOX -----------------------------------------------------------------------------------
-
-
 class Yolox:
     """YOLOX of any size from an ONNX file, on the CPU.
 
@@ -165,18 +154,10 @@ class Yolox:
             self.session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except (
-            onnx_errors.Fail,
-            onnx_errors.InvalidGraph,
-            onnx_errors.InvalidProtobuf,
-            onnx_errors.InvalidArgument,
-            onnx_errors.NotImplemented,
-            onnx_errors.NoSuchFile,
-        ) as error:
+        except _UNREADABLE as error:
             reason = " ".join(_NOT_THE_REASON.sub("", str(error)).split())
-            raise SicError(
-                f"{path} is not an ONNX model that can be read ({reason}); see detect.weights"
-            ) from None
+            problem = f"{path} is not an ONNX model that can be read ({reason})"
+            raise SicError(f"{problem}; see detect.weights") from None
         self.height, self.width = self._input_size()
 
     def _input_size(self) -> tuple[int, int]:
@@ -186,16 +167,12 @@ class Yolox:
             case [(1, 3, int(height), int(width)), (1, int(rows), int(columns))]:
                 if (rows, columns) == (len(grid(height, width)[0]), 5 + len(class_names())):
                     return height, width
-        shown = ", ".join(str(shape) for shape in shapes)
-        raise SicError(
-            f"{self.path} is not YOLOX for COCO's 80 classes: its inputs and outputs are {shown}"
-        )
+        shown = ", ".join(map(str, shapes))
+        problem = f"{self.path} is not YOLOX for COCO's 80 classes"
+        raise SicError(f"{problem}: its inputs and outputs are {shown}")
 
     def __call__(self, image: Pixels) -> Detections:
         """Boxes with their likeliest class, best first.
-
-        Args:
-            image: uint8 (H, W, 3) RGB.
 
         Raises:
             SicError: if the file's output turns out to be decoded already.
@@ -203,9 +180,8 @@ class Yolox:
         x, scale = letterbox(image, self.height, self.width)
         (output,) = self.session.run(None, {self.session.get_inputs()[0].name: x})
         if output[..., 2:4].max() > _MAX_LOG:
-            raise SicError(
-                f"{self.path} gives decoded boxes; export it without --decode_in_inference"
-            )
+            remedy = "export it without --decode_in_inference"
+            raise SicError(f"{self.path} gives decoded boxes; {remedy}")
         boxes, probabilities = decode(output[0], self.height, self.width)
         labels = probabilities.argmax(axis=1)
         scores = probabilities[np.arange(len(labels)), labels]
@@ -216,11 +192,8 @@ class Yolox:
 
 
 def letterbox(image: Pixels, height: int, width: int) -> tuple[NDArray[np.float32], float]:
-    """A picture as YOLOX wants it: as large as fits, in the upper left corner, grey elsewhere.
-
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        height, width: of the network's input.
+    """A picture, uint8 (H, W, 3) RGB, as YOLOX wants it: as large as fits, in the upper left
+    corner, grey elsewhere.
 
     Returns:
         float32 (1, 3, height, width), BGR in [0, 255], and the scale: a point (x, y) of the
@@ -234,11 +207,8 @@ def letterbox(image: Pixels, height: int, width: int) -> tuple[NDArray[np.float3
 
 
 def grid(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """YOLOX's cells for an input of this size, grid by grid and row by row.
-
-    Returns:
-        Column and row of each cell, float32 (A, 2), and its stride, float32 (A, 1).
-    """
+    """YOLOX's cells for an input of this size, grid by grid and row by row: column and row of each,
+    float32 (A, 2), and its stride, float32 (A, 1)."""
     cells, strides = [], []
     for stride in STRIDES:
         rows, columns = np.mgrid[: height // stride, : width // stride]
@@ -267,9 +237,6 @@ def decode(
     return np.concatenate([centre - half, centre + half], axis=1), output[:, 4:5] * output[:, 5:]
 
 
-# ---- torchvision -----------------------------------------------------------------------------
-
-
 class Torchvision:
     """One of torchvision's detectors, with its own resizing and suppression of overlaps.
 
@@ -286,11 +253,7 @@ class Torchvision:
 
     @torch.inference_mode()
     def __call__(self, image: Pixels) -> Detections:
-        """The model's boxes, best first.
-
-        Args:
-            image: uint8 (H, W, 3) RGB.
-        """
+        """The model's boxes, best first."""
         found = self.model([images.to_tensor(image)[0].to(self.device)])[0]
         boxes, scores, labels = (found[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
         return Detections(boxes, scores, [self.names[label] for label in labels])
@@ -305,11 +268,8 @@ def build(name: str, score_threshold: float) -> nn.Module:
     if name in whole:
         # Trained with frozen statistics and eps = 0, which torchvision's builders give to nobody
         # but those who let them download the weights.
-        backbone = resnet_fpn_backbone(
-            backbone_name="resnet50",
-            weights=None,
-            norm_layer=partial(FrozenBatchNorm2d, eps=0.0),
-        )
+        norm = partial(FrozenBatchNorm2d, eps=0.0)
+        backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=norm)
         classes = len(_published(name).meta["categories"])
         return whole[name](backbone, classes, box_score_thresh=score_threshold)
     threshold = {"box_score_thresh" if "rcnn" in name else "score_thresh": score_threshold}

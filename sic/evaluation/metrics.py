@@ -44,15 +44,10 @@ class Metrics:
         self.lpips = load_lpips(lpips) if lpips else None
 
     def __call__(self, image: Pixels, decoded: Pixels) -> dict[str, float]:
-        """Measure.
+        """The :data:`MEASURES` of two uint8 (H, W, 3) RGB pictures of one shape.
 
-        Args:
-            image, decoded: uint8 (H, W, 3) RGB of one shape.
-
-        Returns:
-            The :data:`MEASURES`: the first three infinite where the pictures are equal to them, and
-            NaN where one is not defined (MS-SSIM and LPIPS of small pictures) or not at hand
-            (LPIPS without weights).
+        The first three are infinite where the pictures are equal to them; NaN is what is not
+        defined (MS-SSIM and LPIPS of small pictures) or not at hand (LPIPS without weights).
 
         Raises:
             ValueError: if the pictures differ in shape or are not uint8.

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,12 @@ from sic.evaluation.metrics import MEASURES, Metrics
 from sic.images import Pixels
 from sic.params import Params
 from sic.stream.scalable import Reader, ScalableCodec
-from sic.work import ARTIFACTS, checkpoint
+from sic.work import checkpoint
 
 #: What identifies a point.  ``version`` … ``colour`` are as in
-#: :class:`sic.anchors.classical.Setup`; the
-#: version of a codec of the study is the fingerprint of its weights.  ``lmbda`` and ``m`` are empty
-#: where there is none.
-POINT = [
-    *("codec", "version", "preset", "chroma", "bit_depth", "colour"),
-    *("point", "lmbda", "m"),
-]
+#: :class:`sic.anchors.classical.Setup`; the version of a codec of the study is the fingerprint of
+#: its weights.  ``lmbda`` and ``m`` are empty where there is none.
+POINT = ["codec", "version", "preset", "chroma", "bit_depth", "colour", "point", "lmbda", "m"]
 #: Bits per pixel: ``bpp`` = ``bpp_base`` + ``bpp_additional``; ``bpp_estimated`` from likelihoods.
 RATES = ["bpp_base", "bpp_additional", "bpp", "bpp_estimated"]
 #: The columns of the table.  :data:`sic.evaluation.metrics.MEASURES` are of the picture for people,
@@ -43,25 +40,19 @@ RATES = ["bpp_base", "bpp_additional", "bpp", "bpp_estimated"]
 NUMBERS = [*RATES, "psnr_machine", *MEASURES]
 COLUMNS = ["image", *POINT, *NUMBERS, "note"]
 #: Further columns, which differ between two runs: see :func:`costs`.
-COSTS = [
-    *("parameters", "kmac_encode", "kmac_decode"),
-    *("encode_seconds", "decode_seconds", "peak_megabytes"),
-]
+COSTS = ["parameters", "kmac_encode", "kmac_decode"]
+COSTS += ["encode_seconds", "decode_seconds", "peak_megabytes"]
 
 _RGB = {"chroma": "4:4:4", "bit_depth": 8, "colour": "RGB"}
+
+#: What a row begins with, and what measures the rest of it.
+Job = tuple[dict[str, Any], Callable[[], dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained codec of the study: where its weights lie and which point it is.
-
-    Args:
-        codec: SA-ICM, LIC, fusion or difference.
-        point: rate point of params.yaml, `base` for SA-ICM.
-        lmbda: λ it was trained with.
-        base: checkpoint of the layer that decodes alone.
-        enhancement: checkpoint of the second layer, if any.
-        m: slices of the additional codec.
+    """A codec of the study (SA-ICM, LIC, fusion or difference) at a rate point of params.yaml
+    (`base` for SA-ICM), with the checkpoints of the layer that decodes alone and of the second one.
     """
 
     codec: str
@@ -72,18 +63,18 @@ class Trained:
     m: int | None = None
 
 
-def trained(params: Params, artifacts: Path = ARTIFACTS) -> Iterator[Trained]:
-    """The codecs that params.yaml asks for, never what happens to lie in the folder."""
-    base = checkpoint("sa_icm", artifacts)
+def trained(params: Params) -> Iterator[Trained]:
+    """The codecs that params.yaml asks for, never what happens to lie in ``artifacts``."""
+    base = checkpoint("sa_icm")
     yield Trained("SA-ICM", "base", params.sa_icm.lmbda, base)
     for point in params.lic.quality:
         lmbda = params.quality[point].lmbda
-        yield Trained("LIC", point, lmbda, checkpoint(f"lic/{point}", artifacts))
+        yield Trained("LIC", point, lmbda, checkpoint(f"lic/{point}"))
     for m, point in params.fusion.items:
-        weights = checkpoint(f"fusion/m{m}-{point}", artifacts)
+        weights = checkpoint(f"fusion/m{m}-{point}")
         yield Trained("fusion", point, params.quality[point].lmbda, base, weights, m)
     for point in params.difference.quality:
-        weights = checkpoint(f"difference/{point}", artifacts)
+        weights = checkpoint(f"difference/{point}")
         yield Trained("difference", point, params.quality[point].lmbda, base, weights)
 
 
@@ -119,9 +110,6 @@ def evaluate(
     return pd.DataFrame(rows, columns=[*COLUMNS, *COSTS]).astype(kinds)
 
 
-# ---- the study's codecs ----------------------------------------------------------------------
-
-
 def _of_the_study(
     pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str
 ) -> Iterator[dict[str, Any]]:
@@ -130,13 +118,9 @@ def _of_the_study(
     with progress.bar(total=total, desc="our codecs", unit="stream") as bar:
         for item in codecs:
             codec = ScalableCodec.load(item.base, item.enhancement, device)
-            about = {
-                "codec": item.codec,
-                "version": f"weights {'+'.join(part.weights.hex() for part in _parts(codec))}",
-                **_RGB,
-                **{"point": item.point, "lmbda": item.lmbda, "m": item.m},
-                **operations(codec),
-            }
+            version = f"weights {'+'.join(part.weights.hex() for part in _parts(codec))}"
+            about = {"codec": item.codec, "version": version, **_RGB, **operations(codec)}
+            about |= {"point": item.point, "lmbda": item.lmbda, "m": item.m}
             for name, image in pictures.items():
                 yield {"image": name, **about, **code(codec, image, metrics, device)}
                 bar.update()
@@ -145,16 +129,10 @@ def _of_the_study(
 def code(
     codec: ScalableCodec, image: Pixels, metrics: Metrics, device: str = "cpu"
 ) -> dict[str, float]:
-    """Write and read one picture's stream.
-
-    Args:
-        codec: of the study, its transforms on ``device``.
-        image: uint8 (H, W, 3) RGB.
-        metrics: to measure with.
-        device: whose memory is measured.
+    """Write and read the stream of one picture, uint8 (H, W, 3) RGB.
 
     Returns:
-        Rates, measures, times and memory.  Reading is to the picture for people.
+        Rates, measures, times, and memory of ``device``.  Reading is to the picture for people.
 
     Raises:
         SicError: if the stream does not decode to what its writer had.
@@ -165,13 +143,12 @@ def code(
     with complexity.measure(device) as reading:
         x_hat = codec.decode(encoding.stream, "human" if encoding.enhancement else "machine")
     x_hat_t = codec.decode(encoding.base.stream, "machine") if encoding.enhancement else x_hat
-    pixels = image.shape[0] * image.shape[1]
     bpp = [images.bpp(len(layer.stream), *image.shape[:2]) for layer in layers]
     return {
         "bpp_base": bpp[0],
         "bpp_additional": sum(bpp[1:]),
         "bpp": sum(bpp),
-        "bpp_estimated": sum(layer.estimated.total for layer in layers) / pixels,
+        "bpp_estimated": sum(layer.estimated.total for layer in layers) / image[..., 0].size,
         "psnr_machine": images.psnr(image, x_hat_t),
         **metrics(image, x_hat),
         "encode_seconds": writing.seconds,
@@ -185,32 +162,20 @@ def _parts(codec: ScalableCodec) -> list[Any]:
 
 
 def operations(codec: ScalableCodec) -> dict[str, float]:
-    """Parameters of all layers, and multiply-accumulates while a small picture goes through.
-
-    Args:
-        codec: of the study; its parameters are frozen.
-
-    Returns:
-        `parameters`, and thousands per pixel to write (`kmac_encode`) and to read (`kmac_decode`).
-    """
+    """Parameters of all layers, which are frozen, and thousands of multiply-accumulates per pixel
+    to write (`kmac_encode`) and to read (`kmac_decode`) a small picture."""
     for part in _parts(codec):
         # PyTorch's counter asks autograd about each parameter, and autograd is off while coding.
         part.codec.requires_grad_(False)
     dark = np.zeros((images.MULTIPLE, images.MULTIPLE, 3), np.uint8)
     encoding = codec.encode_layers(dark)
     layer: Reader = "human" if encoding.enhancement else "machine"
-    return {
-        "parameters": sum(complexity.parameters(part.codec) for part in _parts(codec)),
-        "kmac_encode": complexity.kmac_per_pixel(
-            lambda: codec.encode_layers(dark), dark[..., 0].size
-        ),
-        "kmac_decode": complexity.kmac_per_pixel(
-            lambda: codec.decode(encoding.stream, layer), dark[..., 0].size
-        ),
+    steps = {
+        "kmac_encode": lambda: codec.encode_layers(dark),
+        "kmac_decode": lambda: codec.decode(encoding.stream, layer),
     }
-
-
-# ---- what they are compared with -------------------------------------------------------------
+    counted = {k: complexity.kmac_per_pixel(step, dark[..., 0].size) for k, step in steps.items()}
+    return {"parameters": sum(complexity.parameters(p.codec) for p in _parts(codec)), **counted}
 
 
 def _mean_colour(name: str, image: Pixels, metrics: Metrics) -> dict[str, Any]:
@@ -224,26 +189,22 @@ def _mean_colour(name: str, image: Pixels, metrics: Metrics) -> dict[str, Any]:
 def _of_anchors(
     pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, cache: Path
 ) -> list[dict[str, Any]]:
+    def measure(anchor: Anchor, setting: float, image: Pixels) -> dict[str, float]:
+        coded = cached.code(anchor, setting, image, cache)
+        times = {"encode_seconds": coded.encode_seconds, "decode_seconds": coded.decode_seconds}
+        return {**_one_layer(coded.bpp), **metrics(image, coded.x_hat), **times}
+
     found, missing = cached.find(params.evaluate)
-    jobs = [
-        (anchor, setting, name)
+    jobs: list[Job] = [
+        (
+            {"image": name, **asdict(anchor.setup), "point": f"{anchor.knob} {setting}"},
+            partial(measure, anchor, setting, image),
+        )
         for anchor, settings in found
-        for name in pictures
+        for name, image in pictures.items()
         for setting in settings
     ]
-
-    def row(job: tuple[Anchor, float, str]) -> dict[str, Any]:
-        anchor, setting, name = job
-        about = {"image": name, **asdict(anchor.setup), "point": f"{anchor.knob} {setting}"}
-        try:
-            coded = cached.code(anchor, setting, pictures[name], cache)
-        except CodecError as error:
-            return {**about, "note": error.reason}
-        measured = {**_one_layer(coded.bpp), **metrics(pictures[name], coded.x_hat)}
-        times = {"encode_seconds": coded.encode_seconds, "decode_seconds": coded.decode_seconds}
-        return {**about, **measured, **times}
-
-    return [*_at_once(row, jobs, "classical codecs"), *_missing(missing, pictures)]
+    return [*_at_once(jobs, "classical codecs"), *_missing(missing, pictures)]
 
 
 def _missing(reasons: Mapping[str, str], pictures: Iterable[str]) -> list[dict[str, Any]]:
@@ -266,50 +227,41 @@ def _of_vvc_m(
         return _missing({"VVC+M": str(error)}, pictures)
     base = ScalableCodec.load(next(trained(params)).base, device=device)
 
-    def jobs() -> Iterator[tuple[str, float, Pixels, int]]:
-        for name, image in pictures.items():
-            stream = base.encode(image)
-            bpp = images.bpp(len(stream), *image.shape[:2])
-            x_hat_t = base.decode(stream, "machine")
-            for qp in params.evaluate.vvc_m.qp:
-                yield name, bpp, x_hat_t, qp
-
-    def row(job: tuple[str, float, Pixels, int]) -> dict[str, Any]:
-        name, bpp_base, x_hat_t, qp = job
-        image = pictures[name]
-        about = {"image": name, **asdict(codec.setup), "point": f"QP {qp}"}
-        try:
-            coded = vvc_m.code(codec, qp, image, x_hat_t, cache)
-        except CodecError as error:
-            return {**about, "note": error.reason}
+    def measure(qp: int, image: Pixels, x_hat_t: Pixels, bpp: float) -> dict[str, float]:
+        coded = vvc_m.code(codec, qp, image, x_hat_t, cache)
         # No times: most of them goes into the first picture, which only stands for x̂_t.
-        return {
-            **about,
-            "bpp_base": bpp_base,
-            "bpp_additional": coded.bpp,
-            "bpp": bpp_base + coded.bpp,
-            "psnr_machine": images.psnr(image, x_hat_t),
-            **metrics(image, coded.x_hat),
-        }
+        rates = {"bpp_base": bpp, "bpp_additional": coded.bpp, "bpp": bpp + coded.bpp}
+        machine = images.psnr(image, x_hat_t)
+        return {**rates, "psnr_machine": machine, **metrics(image, coded.x_hat)}
 
-    return _at_once(row, jobs(), "VVC+M")
+    jobs: list[Job] = []
+    for name, image in pictures.items():
+        stream = base.encode(image)
+        x_hat_t = base.decode(stream, "machine")
+        bpp = images.bpp(len(stream), *image.shape[:2])
+        for qp in params.evaluate.vvc_m.qp:
+            about = {"image": name, **asdict(codec.setup), "point": f"QP {qp}"}
+            jobs.append((about, partial(measure, qp, image, x_hat_t, bpp)))
+    return _at_once(jobs, "VVC+M")
 
 
 def _one_layer(bpp: float) -> dict[str, float]:
     return {"bpp_base": bpp, "bpp_additional": 0.0, "bpp": bpp}
 
 
-def _at_once(
-    row: Callable[[Any], dict[str, Any]], jobs: Iterable[Any], what: str
-) -> list[dict[str, Any]]:
+def _at_once(jobs: list[Job], what: str) -> list[dict[str, Any]]:
     """Rows of jobs that other programs do, one on each core; in the order of the jobs."""
+
+    def row(job: Job) -> dict[str, Any]:
+        about, measure = job
+        try:
+            return {**about, **measure()}
+        except CodecError as error:
+            return {**about, "note": error.reason}
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = list(jobs)
-        rows = pool.map(row, waiting)
-        return list(progress.bar(rows, total=len(waiting), desc=what, unit="stream"))
-
-
-# ---- summaries -------------------------------------------------------------------------------
+        rows = pool.map(row, jobs)
+        return list(progress.bar(rows, total=len(jobs), desc=what, unit="stream"))
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -345,18 +297,17 @@ def left_out(table: pd.DataFrame) -> list[str]:
 
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:
-    """What each point costs: one row per codec and point, means over the images.
+    """What each `codec`, `point` and `m` costs: :data:`COSTS`, means over the images.
 
-    Returns:
-        `codec`, `point`, `m` and :data:`COSTS`: parameters of all layers; thousands of
-        multiply-accumulates per pixel and seconds per picture, writing and reading (classical
-        codecs on one thread); the most megabytes held at once.  Empty where not measured.
+    These are parameters of all layers; thousands of multiply-accumulates per pixel and seconds per
+    picture, writing and reading (classical codecs on one thread); the most megabytes held at once.
+    They are empty where not measured.
     """
-    keys = ["codec", "point", "m"]
-    return table.groupby(keys, sort=False, dropna=False)[COSTS].mean().reset_index()
+    points = table.groupby(["codec", "point", "m"], sort=False, dropna=False)
+    return points[COSTS].mean().reset_index()
 
 
-def metrics(table: pd.DataFrame) -> dict[str, Any]:
+def metrics_json(table: pd.DataFrame) -> dict[str, Any]:
     """The means as a nested dictionary, for `dvc metrics`: codec → point → number.
 
     Rounded to what another run gives again: bpp to 1e-4, measures to 1e-2.  Two machines, or two
@@ -368,8 +319,12 @@ def metrics(table: pd.DataFrame) -> dict[str, Any]:
     digits = {"bpp_base": 4, "bpp_additional": 4, "bpp": 4, "psnr_machine": 2}
     digits |= {measure: 2 if unit else 3 for measure, unit in MEASURES.items()}
     for row in means(table).to_dict("records"):
-        parts = (f"m{row['m']}" if pd.notna(row["m"]) else "", row["point"])
-        point = "-".join(part for part in parts if part and pd.notna(part))
         numbers = {k: round(row[k], places) for k, places in digits.items() if np.isfinite(row[k])}
-        found.setdefault(str(row["codec"]), {})[point or "all"] = numbers
+        found.setdefault(str(row["codec"]), {})[label(row["m"], row["point"])] = numbers
     return found
+
+
+def label(m: int | None, point: str) -> str:
+    """A rate point in one word, as results/metrics.json has it: `q1`, `m5-q2`, or `all`."""
+    parts = (f"m{m}" if pd.notna(m) else "", point if pd.notna(point) else "")
+    return "-".join(part for part in parts if part) or "all"
