@@ -8,7 +8,7 @@ beforehand, and the stage takes up what they end with::
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,21 +33,15 @@ AnyCodec = TypeVar("AnyCodec", bound=TCM)
 
 #: `init` that stands for new weights; a marker file, so that DVC has one path to depend on.
 SCRATCH = "scratch"
-MASKS = Path("data/edges")
 BASE = checkpoint("sa_icm")
+WEIGHTS = Path("data/weights")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One codec to train.
-
-    Args:
-        codec: with its initial weights; :func:`sic.training.loop.train` changes it in place.
-        loss: what it minimises.
-        run: on what, how long, and all else that the result depends on.
-        title: codec and point, for figures.
-        start: file of the initial weights, or `scratch`.
-    """
+    """One codec to train: with its initial weights, which training changes in place, the loss that
+    it minimises, the run with all else that the result depends on, a title for figures, and the
+    file that it starts from, or `scratch`."""
 
     codec: TCM
     loss: StepLoss
@@ -64,46 +58,60 @@ class Job:
         return [p.image.name for p in self.run.validation if not p.load()[1].any()]
 
 
-def sa_icm(study: params.Params) -> Job:
-    """The base, with (2) on the edges of ``data/edges``."""
-    stage = study.sa_icm
-    codec, start = initial(lambda: TCM(**widths(study.codec)), stage, study.seed, "base")
-    about = {"stage": "sa_icm", "lmbda": stage.lmbda}
-    run = _run("sa_icm", study, stage, about, MASKS)
-    loss = losses.machine_loss(stage.lmbda)
-    return Job(codec, loss, run, f"SA-ICM, λ = {stage.lmbda}", start)
+def job(study: params.Params, name: str) -> Job:
+    """The job of a codec by its name: ``sa_icm``, ``lic/q2``, ``fusion/m5-q2``, ….
+
+    Raises:
+        SicError: for a name that params.yaml does not ask for.
+    """
+    if name not in study.codecs:
+        raise SicError(f"params.yaml trains no codec {name!r}: there are {', '.join(study.codecs)}")
+    stage, _, item = name.partition("/")
+    sizes = widths(study.codec)
+    if stage == "sa_icm":  # the base, with (2) on the edges
+        lmbda = study.sa_icm.lmbda
+        codec, start = initial(lambda: TCM(**sizes), study.sa_icm, study.seed, "base")
+        run = _run(name, study, study.sa_icm, {"lmbda": lmbda}, Path("data/edges"))
+        return Job(codec, losses.machine_loss(lmbda), run, f"SA-ICM, λ = {lmbda}", start)
+    if stage == "lic":  # the human LIC, with (1)
+        lmbda = study.quality[item].lmbda
+        codec, start = initial(lambda: TCM(**sizes), study.lic, study.seed, item)
+        run = _run(name, study, study.lic, {"lmbda": lmbda})
+        return Job(codec, losses.human_loss(lmbda), run, f"LIC, λ = {lmbda}", start)
+    base = weights.load(BASE)
+    on = {"base": weights.metadata(BASE)["fingerprint"]}
+    if stage == "fusion":  # the additional codec with m slices, with (3), on the frozen base
+        m, quality = study.fusion.codecs[item].m, study.fusion.codecs[item].quality
+        lmbda = study.quality[quality].lmbda
+        codec, start = initial(lambda: AdditionalCodec(m, **sizes), study.fusion, study.seed, item)
+        run = _run(name, study, study.fusion, {"m": m, "lmbda": lmbda} | on)
+        title = f"Feature fusion, m = {m}, λ = {lmbda}"
+        return Job(codec, losses.additional_loss(base, lmbda), run, title, start)
+    # The DC model, with (3), on the frozen base's picture.
+    lmbda = study.quality[item].lmbda
+    codec, start = initial(lambda: DifferenceCodec(**sizes), study.difference, study.seed, item)
+    run = _run(name, study, study.difference, {"lmbda": lmbda} | on)
+    title = f"Difference codec, λ = {lmbda}"
+    return Job(codec, losses.difference_loss(base, lmbda), run, title, start)
 
 
-def lic(study: params.Params, quality: str) -> Job:
-    """The human LIC at a rate point, with (1)."""
-    stage, lmbda = study.lic, study.quality[quality].lmbda
-    codec, start = initial(lambda: TCM(**widths(study.codec)), stage, study.seed, quality)
-    run = _run(f"lic/{quality}", study, stage, {"stage": "lic", "lmbda": lmbda})
-    return Job(codec, losses.human_loss(lmbda), run, f"LIC, λ = {lmbda}", start)
-
-
-def fusion(study: params.Params, m: int, quality: str) -> Job:
-    """The additional codec with m slices at a rate point, with (3), on the frozen base."""
-    stage, lmbda = study.fusion, study.quality[quality].lmbda
-    codec, start = initial(
-        lambda: AdditionalCodec(m, **widths(study.codec)), stage, study.seed, f"m{m}-{quality}"
+def _run(
+    name: str,
+    study: params.Params,
+    stage: params.Training,
+    about: dict[str, Any],
+    masks: Path | None = None,
+) -> Run:
+    return Run(
+        name=name,
+        settings=study.train,
+        steps=stage.budget,
+        seed=study.seed,
+        photos=crops.photos("train", study.data, masks),
+        validation=crops.photos("validation", study.data, masks),
+        about={"stage": name.partition("/")[0]} | about,
+        machine=study.machine,
     )
-    about = {"stage": "fusion", "m": m, "lmbda": lmbda, "base": _base_fingerprint()}
-    run = _run(f"fusion/m{m}-{quality}", study, stage, about)
-    loss = losses.additional_loss(weights.load(BASE), lmbda)
-    return Job(codec, loss, run, f"Feature fusion, m = {m}, λ = {lmbda}", start)
-
-
-def difference(study: params.Params, quality: str) -> Job:
-    """The DC model at a rate point, with (3), on the frozen base's picture."""
-    stage, lmbda = study.difference, study.quality[quality].lmbda
-    codec, start = initial(
-        lambda: DifferenceCodec(**widths(study.codec)), stage, study.seed, quality
-    )
-    about = {"stage": "difference", "lmbda": lmbda, "base": _base_fingerprint()}
-    run = _run(f"difference/{quality}", study, stage, about)
-    loss = losses.difference_loss(weights.load(BASE), lmbda)
-    return Job(codec, loss, run, f"Difference codec, λ = {lmbda}", start)
 
 
 def finish(job: Job, history: pd.DataFrame) -> None:
@@ -126,7 +134,7 @@ def initial(
     a base, a LIC, or an additional codec that has as many.
 
     Args:
-        empty: makes the codec.
+        empty: makes the codec, with new weights.
         settings: of the stage; `init` is a checkpoint, a folder that has one for each item
             (``<item>.safetensors``), or ends in `scratch`.
         seed: of new weights.
@@ -195,69 +203,14 @@ def widths(settings: params.Codec) -> dict[str, Any]:
     return {**main, "widths": tcm.Widths(**sizes)}
 
 
-def _base_fingerprint() -> str:
-    found: str = weights.metadata(BASE)["fingerprint"]
-    return found
-
-
-def _run(
-    name: str,
-    study: params.Params,
-    stage: params.Training,
-    about: Mapping[str, Any],
-    masks: Path | None = None,
-) -> Run:
-    return Run(
-        name=name,
-        settings=study.train,
-        steps=stage.budget,
-        seed=study.seed,
-        photos=crops.photos("train", study.data, masks),
-        validation=crops.photos("validation", study.data, masks),
-        about=about,
-        machine=study.machine,
-    )
-
-
-def job(study: params.Params, name: str) -> Job:
-    """The job of a codec by its name: ``sa_icm``, ``lic/q2``, ``fusion/m5-q2``, ….
-
-    Raises:
-        SicError: for a name that params.yaml does not ask for.
-    """
-    if name not in study.codecs:
-        raise SicError(f"params.yaml trains no codec {name!r}: there are {', '.join(study.codecs)}")
-    stage, _, item = name.partition("/")
-    if stage == "sa_icm":
-        return sa_icm(study)
-    if stage == "fusion":
-        codec = study.fusion.codecs[item]
-        return fusion(study, codec.m, codec.quality)
-    return {"lic": lic, "difference": difference}[stage](study, item)
-
-
-# ---- weights for others to start from ------------------------------------------------------------
-
-# Rounding to float16 halves the files and changes pictures less than training noise does.  The
-# base is shipped first and taken up as it is (``train: false``), so that what builds on it was
-# trained on just the weights that stand beside it.
-
-
-WEIGHTS = Path("data/weights")
-CARDS = "cards.md"
-SHIPPED_BASE = "sa_icm"
-
-
 def ship(
     names: list[str], study: params.Params, artifacts: Path = ARTIFACTS, folder: Path = WEIGHTS
 ) -> Path:
     """Round trained codecs to float16 and write ``folder/<name>.safetensors`` and the cards.
 
-    Args:
-        names: some of ``study.codecs``; those shipped before keep their files.
-        study: of which the codecs are.
-        artifacts: where training left them.
-        folder: where weights go.
+    Rounding halves the files and changes pictures less than training noise does.  The base is
+    shipped first and taken up as it is (``train: false``), so that what builds on it was trained on
+    just the weights that stand beside it.  Codecs that were shipped before keep their files.
 
     Returns:
         The file of the cards, which describes every codec that is there.
@@ -267,9 +220,8 @@ def ship(
             trained on another base than the one that is shipped.
     """
     known = study.codecs
-    for name in names:
-        if name not in known:
-            raise SicError(f"no codec {name} in params.yaml: there are {', '.join(known)}")
+    if unknown := [name for name in names if name not in known]:
+        raise SicError(f"no codec {unknown[0]} in params.yaml: there are {', '.join(known)}")
     for name in sorted(names, key=known.index):
         source = checkpoint(name, artifacts)
         origin: dict[str, Any] = weights.metadata(source)["origin"]
@@ -278,7 +230,7 @@ def ship(
         round_to_half(codec)
         origin["validation"] = _last_validation(artifacts / name / "history.csv")
         weights.save(folder / f"{name}.safetensors", codec, origin)
-    cards = folder / CARDS
+    cards = folder / "cards.md"
     write_text(cards, _cards({n: p for n in known if (p := folder / f"{n}.safetensors").is_file()}))
     return cards
 
@@ -291,13 +243,11 @@ def round_to_half(codec: TCM) -> None:
 
 
 def _check_base(source: Path, origin: dict[str, Any], folder: Path) -> None:
-    if "base" not in origin:
-        return
-    shipped = weights.metadata(folder / f"{SHIPPED_BASE}.safetensors")["fingerprint"]
-    if origin["base"] != shipped:
+    shipped = folder / "sa_icm.safetensors"
+    if "base" in origin and origin["base"] != weights.metadata(shipped)["fingerprint"]:
         raise SicError(
-            f"{source} was trained on another base than {folder}/{SHIPPED_BASE}.safetensors; ship "
-            "the base first, take it up with `sa_icm: {init: …, train: false}`, and train again"
+            f"{source} was trained on another base than {shipped}; ship the base first, take it up "
+            "with `sa_icm: {init: …, train: false}`, and train again"
         )
 
 

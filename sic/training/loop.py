@@ -15,7 +15,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +40,8 @@ if TYPE_CHECKING:  # importing it takes as long as PyTorch and all else together
 
 
 def fabric(settings: params.Train, on: torch.device) -> "Fabric":
-    """This process among those that train one codec together; alone unless torchrun or SLURM
-    started several.
-
-    Args:
-        settings: `train` of params.yaml.
-        on: the kind of device to train on, as of :func:`sic.work.device`.
+    """This process among those that train one codec together on such a device; alone unless
+    torchrun or SLURM started several.
 
     Raises:
         SicError: if the batch cannot be shared evenly, the device is not there, or the environment
@@ -56,9 +51,15 @@ def fabric(settings: params.Train, on: torch.device) -> "Fabric":
     from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
     worker = Worker.from_environment()
-    if settings.accumulate % worker.size:
-        raise SicError(_cannot_share(settings.accumulate, worker.size))
-    if settings.precision == "bf16-mixed" and on.type == "cuda" and not _has_bfloat16():
+    if settings.accumulate % (n := worker.size):
+        alone = "if this process is alone, start it with `srun --ntasks=1` or without srun; else "
+        raise SicError(
+            f"train.accumulate is {settings.accumulate}, which {n} processes cannot share evenly; "
+            f"{'' if 'RANK' in os.environ else alone}set it to a multiple of {n} in params.yaml "
+            "(the codec does not depend on how many processes compute it)"
+        )
+    mixed = settings.precision == "bf16-mixed"
+    if mixed and on.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise SicError("this GPU has no bfloat16; set train.precision to float32 in params.yaml")
     local = 1
     if worker.size > 1:
@@ -69,25 +70,13 @@ def fabric(settings: params.Train, on: torch.device) -> "Fabric":
         devices=local,
         num_nodes=worker.size // local,
         strategy="ddp" if worker.size > 1 else "auto",
-        precision="bf16-mixed" if settings.precision == "bf16-mixed" else "32-true",
+        precision="bf16-mixed" if mixed else "32-true",
         # Fabric's own guess goes by the job's name, and takes a process on its own inside of a
         # SLURM job for one of the job's tasks.
         plugins=TorchElasticEnvironment() if worker.size > 1 else LightningEnvironment(),
     )
     joined.launch()
     return joined
-
-
-def _cannot_share(accumulate: int, processes: int) -> str:
-    """What to do if so many processes cannot share the parts of a batch."""
-    alone = ""
-    if "RANK" not in os.environ:
-        alone = "if this process is alone, start it with `srun --ntasks=1` or without srun; else "
-    return (
-        f"train.accumulate is {accumulate}, which {processes} processes cannot share evenly; "
-        f"{alone}set it to a multiple of {processes} in params.yaml (the codec does not depend on "
-        "how many processes compute it)"
-    )
 
 
 def _places(worker: Worker) -> dict[str, str]:
@@ -105,9 +94,9 @@ def _places(worker: Worker) -> dict[str, str]:
         port = int(here.get("SLURM_JOB_ID", 0)) + int(here["SLURM_STEP_ID"])
         here.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(machines))
         here.setdefault("MASTER_PORT", str(10000 + port % 10000))
-        here |= {"RANK": str(worker.rank), "WORLD_SIZE": str(worker.size)}
-        here |= {"LOCAL_RANK": str(worker.local_rank)}
-        here["LOCAL_WORLD_SIZE"] = f"{worker.size / int(nodes):g}"
+        here |= {"RANK": f"{worker.rank}", "WORLD_SIZE": f"{worker.size}"}
+        here |= {"LOCAL_RANK": f"{worker.local_rank}"}
+        here |= {"LOCAL_WORLD_SIZE": f"{worker.size / int(nodes):g}"}
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     if missing := [name for name in names if name not in here]:
         raise SicError(
@@ -123,13 +112,6 @@ def _places(worker: Worker) -> dict[str, str]:
     return {name: here[name] for name in names}
 
 
-def _has_bfloat16() -> bool:
-    return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-# ---- the loop -------------------------------------------------------------------------------
-
-
 def train(
     codec: TCM,
     step_loss: StepLoss,
@@ -139,15 +121,9 @@ def train(
 ) -> pd.DataFrame:
     """Train a codec in place, or continue a run that was stopped.
 
-    The state of an unfinished run lies in ``folder/<run.name>/<fingerprint>/``; :func:`forget`
-    removes it when its results are safe.
-
-    Args:
-        codec: the codec, with its initial weights; in eval mode on the CPU afterwards.
-        step_loss: one of the losses above.
-        run: what to train on, and how long.
-        folder: where unfinished runs are kept.
-        show: called with the history so far after every validation.
+    The codec comes with its initial weights, and is in eval mode on the CPU afterwards.  The state
+    of an unfinished run lies in ``folder/<run.name>/<fingerprint>/``; :func:`forget` removes it
+    when its results are safe.  ``show`` is called with the history so far after every validation.
 
     Returns:
         The history: step, split (train or validation), loss, bpp, psnr.
@@ -187,12 +163,9 @@ def _train(
     if not state.history.rows:
         state.history.close(0, _validate(state, step_loss, run, joined))
     parts = iter(_parts(run, state.step, joined))
+    first = joined.is_global_zero
     with progress.bar(
-        total=run.steps,
-        initial=state.step,
-        desc=run.name,
-        unit="step",
-        disable=not joined.is_global_zero,
+        total=run.steps, initial=state.step, desc=run.name, unit="step", disable=not first
     ) as bar:
         while state.step < run.steps:
             total = _step(state, step_loss, parts, run, joined)
@@ -203,9 +176,8 @@ def _train(
                 state.history.close(state.step, _validate(state, step_loss, run, joined))
                 if show:
                     show(state.history.frame())
-            if joined.is_global_zero and (
-                last or time.monotonic() - saved > run.machine.checkpoint_every
-            ):
+            due = last or time.monotonic() - saved > run.machine.checkpoint_every
+            if first and due:
                 state.save(folder)
                 saved = time.monotonic()
     joined.barrier()
@@ -220,35 +192,21 @@ def forget(name: str, folder: Path = Path("checkpoints")) -> None:
     shutil.rmtree(folder / name, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class _Shares:
-    """Numbers of the crops of this process's parts of the batches, from a step on.
+def _parts(run: Run, first_step: int, joined: "Fabric") -> DataLoader[Crop]:
+    """The parts of the batches that this process computes, from ``first_step`` on, to be read once.
 
     Part p of step s has the crops s·batch + p·size … + size − 1, whoever computes it.
     """
-
-    run: Run
-    first_step: int
-    rank: int
-    processes: int
-
-    def __iter__(self) -> Iterator[list[int]]:
-        settings = self.run.settings
-        size = settings.batch // settings.accumulate
-        for step in range(self.first_step, self.run.steps):
-            for part in range(self.rank, settings.accumulate, self.processes):
-                first = step * settings.batch + part * size
-                yield list(range(first, first + size))
-
-
-def _parts(run: Run, first_step: int, joined: "Fabric") -> DataLoader[Crop]:
-    """The parts of the batches that this process computes, from ``first_step`` on."""
     settings = run.settings
-    numbered = Crops(run.photos, settings.crop, run.steps * settings.batch, run.seed)
-    shares = _Shares(run, first_step, joined.global_rank, joined.world_size)
+    size = settings.batch // settings.accumulate
+    firsts = (
+        step * settings.batch + part * size
+        for step in range(first_step, run.steps)
+        for part in range(joined.global_rank, settings.accumulate, joined.world_size)
+    )
     return DataLoader(
-        numbered,
-        batch_sampler=shares,
+        Crops(run.photos, settings.crop, run.steps * settings.batch, run.seed),
+        batch_sampler=(list(range(first, first + size)) for first in firsts),
         num_workers=run.machine.workers,
         pin_memory=joined.device.type == "cuda",
     )
@@ -274,8 +232,8 @@ def _step(
             losses = step_loss(state.codec, x, m_x)
         (losses.total / settings.accumulate).backward()
         values += _values(losses) / settings.accumulate
-    _add_up(state.codec, values, joined)
-    total, bpp, mse = values.tolist()
+    _add_up_gradients(state.codec, joined)
+    total, bpp, mse = _sum(values, joined).tolist()
     if not math.isfinite(total):
         raise SicError(
             f"{run.name}: the loss is {total} at step {state.step}; lower "
@@ -299,14 +257,13 @@ def _seed(seed: int, step: int, part: int) -> None:
     torch.manual_seed(int(drawn[0] >> np.uint64(1)))
 
 
-def _add_up(codec: TCM, values: Tensor, joined: "Fabric") -> None:
-    """Sum gradients and values over the processes, in place."""
-    grads = [p.grad for p in codec.parameters() if p.grad is not None]
+def _add_up_gradients(codec: TCM, joined: "Fabric") -> None:
+    """Sum gradients over the processes, in place."""
     if joined.world_size > 1:
+        grads = [p.grad for p in codec.parameters() if p.grad is not None]
         flat = _sum(torch.cat([grad.flatten() for grad in grads]), joined)
         for grad, summed in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
             grad.copy_(summed.view_as(grad))
-    values.copy_(_sum(values, joined))
 
 
 def _sum(tensor: Tensor, joined: "Fabric") -> Tensor:

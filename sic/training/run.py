@@ -21,23 +21,17 @@ from sic.codec import weights
 from sic.codec.tcm import TCM
 from sic.data.crops import Photo
 from sic.files import write_bytes
-from sic.params import Train
 
-# ---- the learning rate ---------------------------------------------------------------------------
+#: What decides the weights that a run ends with.
+_CODE = ("sic.training.loop.train", "sic.codec.loss", "sic.codec.fusion")
 
 
-def rate_factor(step: int, steps: int, settings: Train) -> float:
-    """What the learning rate is multiplied by at a step.
+def rate_factor(step: int, steps: int, settings: params.Train) -> float:
+    """What the learning rate is multiplied by at a step, from 0, of so many: in [0, 1].
 
-    Args:
-        step: from 0.
-        steps: steps of the whole run.
-        settings: `train` of params.yaml: `schedule`, `milestones` and `warmup`.
-
-    Returns:
-        In [0, 1]: rises linearly over the warm-up; with `multistep` it drops by 10 after each
-        share of the steps in `milestones` (TCM's recipe: 45/50 and 48/50), with `cosine` it
-        falls to 0 over the steps after the warm-up.
+    It rises linearly over the warm-up; with `multistep` it drops by 10 after each share of the
+    steps in `milestones` (TCM's recipe: 45/50 and 48/50), with `cosine` it falls to 0 over the
+    steps after the warm-up.
     """
     warm = min((step + 1) / (settings.warmup + 1), 1.0)
     if settings.schedule == "multistep":
@@ -47,39 +41,26 @@ def rate_factor(step: int, steps: int, settings: Train) -> float:
     return warm * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
-# ---- checkpoints ---------------------------------------------------------------------------------
-
-# A file is written under a temporary name and renamed, so a killed process leaves no half of one.
-# The checksum is for what a file system may still do to it: a damaged checkpoint is passed over,
-# and the one before it is used.
-
-
-KEPT = 2
-
-
-def write_checkpoint(folder: Path, step: int, content: Mapping[str, Any]) -> None:
+def write_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
     """Write ``STEP-SHA256.pt``, whole or not at all, and remove all but the last two.
 
-    Args:
-        folder: of this run's checkpoints.
-        step: optimiser steps done.
-        content: what ``torch.load(weights_only=True)`` reads again.
+    The checksum is for what a file system may still do to the file.
 
     Raises:
         SicError: if it cannot be written; the checkpoints before it stay.
     """
     buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
+    torch.save(content, buffer)
     data = buffer.getvalue()
     write_bytes(folder / f"{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
-    for old in _newest_first(folder)[KEPT:]:
+    for old in _newest_first(folder)[2:]:
         old.unlink()
 
 
 def newest_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """The content of the newest checkpoint that is whole; None if there is none.
 
-    A damaged one is named on stderr and removed.
+    A damaged one is named on stderr and removed, and the one before it is used.
     """
     for path in _newest_first(folder):
         data = path.read_bytes()
@@ -95,10 +76,6 @@ def newest_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | No
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.pt"), reverse=True)
-
-
-#: What decides the weights that a run ends with.
-_CODE = ("sic.training.loop.train", "sic.codec.loss", "sic.codec.fusion")
 
 
 @dataclass(frozen=True)
@@ -147,6 +124,8 @@ class History:
     Training rows are means over the steps since the row before.
     """
 
+    COLUMNS = ("step", "split", "loss", "bpp", "psnr")
+
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.recent: list[list[float]] = []
@@ -156,24 +135,19 @@ class History:
         self.recent.append(list(values))
 
     def close(self, step: int, validation: Sequence[float]) -> None:
-        """Write a row of the training steps since the last one, and one of the validation set.
-
-        Args:
-            step: steps done.
-            validation: means of L, bpp and mse over the validation images; empty without any.
-        """
+        """Write a row of the training steps since the last one, and one of the validation images:
+        means of L, bpp and mse over them, empty if there are none."""
         for split, values in (("train", self.recent), ("validation", [validation])):
             if values and values[0]:
                 total, bpp, mse = np.mean(values, axis=0).tolist()
                 psnr = -10 * math.log10(mse) if mse else math.nan
-                self.rows.append(
-                    {"step": step, "split": split, "loss": total, "bpp": bpp, "psnr": psnr}
-                )
+                row = (step, split, total, bpp, psnr)
+                self.rows.append(dict(zip(self.COLUMNS, row, strict=True)))
         self.recent = []
 
     def frame(self) -> pd.DataFrame:
         """The rows, as a table."""
-        return pd.DataFrame(self.rows, columns=["step", "split", "loss", "bpp", "psnr"])
+        return pd.DataFrame(self.rows, columns=self.COLUMNS)
 
 
 class State:
@@ -183,22 +157,18 @@ class State:
 
     def __init__(self, codec: TCM, run: Run) -> None:
         settings = run.settings
-        rates = settings.learning_rate, settings.aux_learning_rate
         # The bottleneck's quantiles have a loss of their own.
         named = sorted(codec.named_parameters())
         quantiles = [parameter for name, parameter in named if name.endswith(".quantiles")]
         others = [parameter for name, parameter in named if not name.endswith(".quantiles")]
         self.codec = codec
-        self.net: Optimizer = Adam(others, lr=rates[0])
-        self.aux: Optimizer = Adam(quantiles, lr=rates[1])
-        self.schedule = LambdaLR(
-            self.net, lambda step: rate_factor(step, max(run.steps, 1), settings)
-        )
-        self.average = (
-            AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-            if settings.ema
-            else None
-        )
+        self.net: Optimizer = Adam(others, lr=settings.learning_rate)
+        self.aux: Optimizer = Adam(quantiles, lr=settings.aux_learning_rate)
+        steps = max(run.steps, 1)
+        self.schedule = LambdaLR(self.net, lambda step: rate_factor(step, steps, settings))
+        self.average: AveragedModel | None = None
+        if settings.ema:
+            self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         self.step = 0
         self.history = History()
 
