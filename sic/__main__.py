@@ -1,7 +1,7 @@
 """The command line: ``python -m sic encode | decode | info | segment | edges | train | …``.
 
-A command is a function that adds its arguments and one that runs it; heavy modules are imported
-inside the latter.  Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 stopped.
+Each command is a function of its words; heavy modules are imported inside it.  Exit codes: 0 done,
+1 an error (one line on stderr), 2 wrong usage, 130 stopped.
 """
 
 import argparse
@@ -10,20 +10,21 @@ import re
 import signal
 import sys
 import warnings
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sic import work
-from sic.errors import SicError, exit_on_error
+from sic.errors import STOPPED, SicError, exit_on_error
 from sic.files import need_weights
 from sic.stream import files as stream_files
 
 if TYPE_CHECKING:
     from sic.stream.scalable import Reader, ScalableCodec
 
-Commands = argparse._SubParsersAction
 
+<<<<<<< HEAD
 
 def add_encode(commands: Commands) -> None:
     """`encode photo.png -o photo.sic --base B --enhancement E`."""
@@ -52,14 +53,26 @@ def run_encode(arguments: argparse.Namespace) -> None:
     jobs = stream_files.pair(arguments.source, arguments.output, SUFFIXES, stream_files.SUFFIX)
     codec = _codec(arguments)
     sources = stream_files.Sources(arguments.output) if arguments.source.is_dir() else None
+=======
+def encode(words: Namespace) -> None:
+    """`encode photo.png -o photo.sic --base B --enhancement E`: one picture, or a folder."""
+    from sic.images import SUFFIXES
+
+    if words.split and words.enhancement is None:
+        raise SicError("--split needs an --enhancement to split off")
+    jobs = stream_files.pair(words.source, words.output, SUFFIXES, stream_files.SUFFIX)
+    codec = _codec(words)
+    sources = stream_files.Sources(words.output) if words.source.is_dir() else None
+>>>>>>> 9238948 (Command line: one parser, one function per command)
     stream_files.each(
         jobs,
-        lambda some: stream_files.encode(codec, some, arguments.split, sources),
+        lambda some: stream_files.encode(codec, some, words.split, sources),
         "encode",
-        arguments.batch,
+        words.batch,
     )
 
 
+<<<<<<< HEAD
 def add_decode(commands: Commands) -> None:
     """`decode photo.sic -o out.png --base B --enhancement E --layer human`."""
     parser = commands.add_parser("decode", help=".sic file(s) to PNG")
@@ -84,87 +97,58 @@ def run_decode(arguments: argparse.Namespace) -> None:
         raise SicError("--layer human needs --enhancement, the weights of the second layer")
     jobs = stream_files.pair(arguments.source, arguments.output, {stream_files.SUFFIX}, ".png")
     codec = _codec(arguments)
+=======
+def decode(words: Namespace) -> None:
+    """`decode photo.sic -o out.png --base B --enhancement E --layer human`: a file, or a folder."""
+    layer: Reader = words.layer or ("human" if words.enhancement else "machine")
+    if layer == "human" and words.enhancement is None:
+        raise SicError("--layer human needs --enhancement, the weights of the second layer")
+    jobs = stream_files.pair(words.source, words.output, {stream_files.SUFFIX}, ".png")
+    codec = _codec(words)
+>>>>>>> 9238948 (Command line: one parser, one function per command)
     stream_files.each(
-        jobs, lambda some: stream_files.decode(codec, some, layer), "decode", arguments.batch
+        jobs, lambda some: stream_files.decode(codec, some, layer), "decode", words.batch
     )
 
 
-def add_info(commands: Commands) -> None:
-    """`info photo.sic`."""
-    parser = commands.add_parser("info", help="what is in a .sic file, and the bits of each part")
-    parser.add_argument("source", type=Path, nargs="+", help=".sic files, or folders of them")
-    parser.set_defaults(run=run_info)
-
-
-def run_info(arguments: argparse.Namespace) -> None:
-    """Print the parts of files."""
-    for source in arguments.source:
+def info(words: Namespace) -> None:
+    """`info photo.sic`: the parts of files."""
+    for source in words.source:
         for path in stream_files.listing(source, {stream_files.SUFFIX}):
             print(stream_files.describe(path))
 
 
-def add_import_weights(commands: Commands) -> None:
-    """`import-weights icm.pth.tar --as base`."""
-    parser = commands.add_parser(
-        "import-weights", help="published checkpoint (ICM, ICA, LIC-TCM) to one of this study"
-    )
-    parser.add_argument("source", type=Path, help="the published file, such as icm.pth.tar")
-    parser.add_argument(
-        "--as",
-        dest="role",
-        choices=("base", "lic", "additional", "difference"),
-        required=True,
-        help="what it is: base and lic are both a TCM",
-    )
-    parser.add_argument("--m", type=int, help="slices of an additional codec")
-    parser.add_argument("--N", type=int, default=128, help="(default: 128)")
-    parser.add_argument("--M", type=int, default=320, help="(default: 320)")
-    parser.add_argument("--num-slices", type=int, default=5, help="n of the base (default: 5)")
-    parser.add_argument(
-        "-o", "--output", type=Path, help="(default: data/weights/NAME.safetensors)"
-    )
-    parser.set_defaults(run=run_import_weights)
-
-
-def run_import_weights(arguments: argparse.Namespace) -> None:
-    """Check a published checkpoint against the codec it should be, and write it in our format."""
-    if (arguments.role == "additional") != (arguments.m is not None):
+def import_weights(words: Namespace) -> None:
+    """`import-weights icm.pth.tar --as base`: check a published checkpoint against the codec it
+    should be, and write it in our format."""
+    if (words.role == "additional") != (words.m is not None):
         raise SicError("--m goes with --as additional, and is needed there: the number of slices")
-    if not arguments.source.is_file():
-        raise SicError(f"no file {arguments.source}; give the path of the published checkpoint")
+    if not words.source.is_file():
+        raise SicError(f"no file {words.source}; give the path of the published checkpoint")
     from sic.codec import weights
     from sic.files import sha256
 
-    sizes = {"N": arguments.N, "M": arguments.M, "num_slices": arguments.num_slices}
-    sizes |= {} if arguments.m is None else {"m": arguments.m}
-    kind = {"base": "tcm", "lic": "tcm"}.get(arguments.role, arguments.role)
+    sizes = {"N": words.N, "M": words.M, "num_slices": words.num_slices}
+    sizes |= {} if words.m is None else {"m": words.m}
+    kind = {"base": "tcm", "lic": "tcm"}.get(words.role, words.role)
     try:
         codec = weights.KINDS[kind](**sizes)
     except ValueError as error:
         raise SicError(f"no codec has these sizes: {error}") from None
     # Of the name only what tells the format goes: published names have dots in numbers too.
-    name = re.sub(r"(?i)(?<=.)(\.(pth|pt|tar|ckpt|safetensors))+$", "", arguments.source.name)
-    output = arguments.output or Path("data/weights") / f"{name}.safetensors"
-    origin = {"imported": arguments.source.name, "sha256": sha256(arguments.source)}
-    origin["as"] = arguments.role
+    name = re.sub(r"(?i)(?<=.)(\.(pth|pt|tar|ckpt|safetensors))+$", "", words.source.name)
+    output = words.output or Path("data/weights") / f"{name}.safetensors"
+    origin = {"imported": words.source.name, "sha256": sha256(words.source), "as": words.role}
     if output.exists() and not weights.is_from(output, origin):
         raise SicError(f"{output} is there already, with other weights; name another with -o")
-    weights.import_published(arguments.source, codec)
+    weights.import_published(words.source, codec)
     weights.save(output, codec, origin)
     print(f"{output}: {weights.label(codec)}, {weights.settings(codec)}")
 
 
-def add_segment(commands: Commands) -> None:
-    """`segment`, or `torchrun --nproc-per-node 8 -m sic segment`."""
-    parser = commands.add_parser(
-        "segment",
-        help="the study's segment stage without its notebook; torchrun or srun may start many",
-    )
-    parser.set_defaults(run=run_segment)
-
-
-def run_segment(_: argparse.Namespace) -> None:
-    """Segment the pictures of data/images.json as params.yaml says; see docs/masks.md."""
+def segment(_: Namespace) -> None:
+    """`segment`, or `torchrun --nproc-per-node 8 -m sic segment`: segment the pictures of
+    data/images.json as params.yaml says; see docs/masks.md."""
     from sic import params
     from sic.masks import segment
 
@@ -173,17 +157,9 @@ def run_segment(_: argparse.Namespace) -> None:
         print(f"{header['records']:,} segments of {header['images']:,} images in data/segments")
 
 
-def add_edges(commands: Commands) -> None:
-    """`edges`, or `torchrun --nproc-per-node 8 -m sic edges`."""
-    parser = commands.add_parser(
-        "edges",
-        help="edge masks of data/segments, for the edges stage; torchrun or srun may start many",
-    )
-    parser.set_defaults(run=run_edges)
-
-
-def run_edges(_: argparse.Namespace) -> None:
-    """Draw as the stage would; it then finds the masks and takes them up.  See docs/masks.md."""
+def edges(_: Namespace) -> None:
+    """`edges`, or `torchrun --nproc-per-node 8 -m sic edges`: draw as the stage would, which then
+    finds the masks and takes them up; see docs/masks.md."""
     from sic import params
     from sic.masks import edges
 
@@ -192,70 +168,104 @@ def run_edges(_: argparse.Namespace) -> None:
         print(f"the masks are drawn in {folder}; `dvc repro` takes them up")
 
 
-def add_train(commands: Commands) -> None:
-    """`train fusion/m5-q2`, or `torchrun --nproc-per-node 8 -m sic train fusion/m5-q2`."""
-    parser = commands.add_parser(
-        "train",
-        help="one codec of the study without its notebook; torchrun or srun may start many",
-    )
-    parser.add_argument(
-        "codec", help="by its folder in artifacts: sa_icm | lic/q1 | fusion/m5-q1 | difference/q1"
-    )
-    parser.set_defaults(run=run_train)
-
-
-def run_train(arguments: argparse.Namespace) -> None:
-    """Train as the stage would; it then finds the run finished and takes it up."""
+def train(words: Namespace) -> None:
+    """`train fusion/m5-q2`, or `torchrun --nproc-per-node 8 -m sic train fusion/m5-q2`: train as
+    the stage would, which then finds the run finished and takes it up."""
     from sic import params
     from sic.training import jobs
 
-    job = jobs.job(params.load(), arguments.codec)
+    job = jobs.job(params.load(), words.codec)
     job.train()
     if work.Worker.from_environment().rank == 0:
         print(f"{job.run.name} is trained; `dvc repro` takes it up")
 
 
-def add_ship(commands: Commands) -> None:
-    """`ship`, `ship sa_icm`."""
-    parser = commands.add_parser(
-        "ship", help="trained codecs of the study as float16 weights in data/weights, with cards"
-    )
-    parser.add_argument(
-        "codec", nargs="*", help="sa_icm | lic/Q | fusion/mM-Q | difference/Q (default: all)"
-    )
-    parser.set_defaults(run=run_ship)
-
-
-def run_ship(arguments: argparse.Namespace) -> None:
-    """Round trained codecs and write them where `init` of params.yaml finds them."""
+def ship(words: Namespace) -> None:
+    """`ship`, `ship sa_icm`: round trained codecs, and write them where `init` finds them."""
     from sic import params
     from sic.training import jobs
 
     study = params.load()
-    names = arguments.codec or study.codecs
+    names = words.codec or study.codecs
     print(f"{len(names)} codecs shipped; {jobs.ship(names, study)} describes them")
 
 
-def _add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--base", type=Path, required=True, help="checkpoint of the base (.safetensors)"
+def _codec(words: Namespace) -> "ScalableCodec":
+    for path in filter(None, (words.base, words.enhancement)):
+        need_weights(path)
+    from sic.stream.scalable import ScalableCodec
+
+    device = work.device(words.device, "--device")
+    return ScalableCodec.load(words.base, words.enhancement, device)
+
+
+def _parser() -> ArgumentParser:
+    description = "Scalable image coding for humans and machines."
+    whole = ArgumentParser(prog="sic", description=description)
+    commands = whole.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, run: Callable[[Namespace], None], what: str) -> ArgumentParser:
+        parser = commands.add_parser(name, help=what)
+        parser.set_defaults(run=run)
+        return parser
+
+    parser = command(
+        "encode", encode, "picture(s) to .sic: a base layer for machines, an enhancement for people"
     )
-    parser.add_argument(
-        "--enhancement", type=Path, help="checkpoint of the additional or the difference codec"
-    )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where the transforms run (default: auto, a GPU if there is one)",
-    )
-    parser.add_argument(
-        "--batch",
-        type=_count,
-        default=1,
-        help="files of a folder whose transforms run together, if they have one size; a GPU is "
-        "quicker so, a CPU is not (default: 1)",
-    )
+    parser.add_argument("source", type=Path, help="a picture, or a folder of pictures")
+    _add_coding(parser, "the .sic file, or folder, to write")
+    what = "write the enhancement to a second file, NAME.enhancement.sic"
+    parser.add_argument("--split", action="store_true", help=what)
+
+    parser = command("decode", decode, ".sic file(s) to PNG")
+    parser.add_argument("source", type=Path, help="a .sic file, or a folder of them")
+    _add_coding(parser, "the .png file, or folder, to write")
+    what = "machine: x̂_t from the base layer; human: x̂ from both "
+    what += "(default: human if --enhancement is given)"
+    parser.add_argument("--layer", choices=("machine", "human"), help=what)
+
+    parser = command("info", info, "what is in a .sic file, and the bits of each part")
+    parser.add_argument("source", type=Path, nargs="+", help=".sic files, or folders of them")
+
+    what = "published checkpoint (ICM, ICA, LIC-TCM) to one of this study"
+    parser = command("import-weights", import_weights, what)
+    parser.add_argument("source", type=Path, help="the published file, such as icm.pth.tar")
+    roles = ("base", "lic", "additional", "difference")
+    what = "what it is: base and lic are both a TCM"
+    parser.add_argument("--as", dest="role", choices=roles, required=True, help=what)
+    parser.add_argument("--m", type=int, help="slices of an additional codec")
+    parser.add_argument("--N", type=int, default=128, help="(default: 128)")
+    parser.add_argument("--M", type=int, default=320, help="(default: 320)")
+    parser.add_argument("--num-slices", type=int, default=5, help="n of the base (default: 5)")
+    what = "(default: data/weights/NAME.safetensors)"
+    parser.add_argument("-o", "--output", type=Path, help=what)
+
+    many = "torchrun or srun may start many"
+    command("segment", segment, f"the study's segment stage without its notebook; {many}")
+    command("edges", edges, f"edge masks of data/segments, for the edges stage; {many}")
+    parser = command("train", train, f"one codec of the study without its notebook; {many}")
+    what = "by its folder in artifacts: sa_icm | lic/q1 | fusion/m5-q1 | difference/q1"
+    parser.add_argument("codec", help=what)
+    what = "trained codecs of the study as float16 weights in data/weights, with cards"
+    parser = command("ship", ship, what)
+    what = "sa_icm | lic/Q | fusion/mM-Q | difference/Q (default: all)"
+    parser.add_argument("codec", nargs="*", help=what)
+    return whole
+
+
+def _add_coding(parser: ArgumentParser, output: str) -> None:
+    """Add what encode and decode have in common."""
+    parser.add_argument("-o", "--output", type=Path, required=True, help=output)
+    what = "checkpoint of the base (.safetensors)"
+    parser.add_argument("--base", type=Path, required=True, help=what)
+    what = "checkpoint of the additional or the difference codec"
+    parser.add_argument("--enhancement", type=Path, help=what)
+    devices = ("auto", "cpu", "cuda")
+    what = "where the transforms run (default: auto, a GPU if there is one)"
+    parser.add_argument("--device", choices=devices, default="auto", help=what)
+    what = "files of a folder whose transforms run together, if they have one size; a GPU is "
+    what += "quicker so, a CPU is not (default: 1)"
+    parser.add_argument("--batch", type=_count, default=1, help=what)
 
 
 def _count(word: str) -> int:
@@ -264,41 +274,9 @@ def _count(word: str) -> int:
     return int(word)
 
 
-def _codec(arguments: argparse.Namespace) -> "ScalableCodec":
-    for path in filter(None, (arguments.base, arguments.enhancement)):
-        need_weights(path)
-    from sic.stream.scalable import ScalableCodec
-
-    device = work.device(arguments.device, "--device")
-    return ScalableCodec.load(arguments.base, arguments.enhancement, device)
-
-
-#: Every command, in the order of the help text.
-COMMANDS: tuple[Callable[[Commands], None], ...] = (
-    add_encode,
-    add_decode,
-    add_info,
-    add_import_weights,
-    add_segment,
-    add_edges,
-    add_train,
-    add_ship,
-)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command.
-
-    Args:
-        arguments: the words after the program's name; None for those of this process.
-    """
-    parser = argparse.ArgumentParser(
-        prog="sic", description="Scalable image coding for humans and machines."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for add in COMMANDS:
-        add(commands)
-    chosen = parser.parse_args(arguments)
+    """Run one command, of these words or of those of this process."""
+    chosen = _parser().parse_args(arguments)
     # Libraries warn of their own future when imported; the user's errors are one line.
     warnings.simplefilter("ignore", FutureWarning)
     try:
@@ -309,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("sic: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":
