@@ -24,36 +24,6 @@ if TYPE_CHECKING:
     from sic.stream.scalable import Reader, ScalableCodec
 
 
-<<<<<<< HEAD
-
-def add_encode(commands: Commands) -> None:
-    """`encode photo.png -o photo.sic --base B --enhancement E`."""
-    parser = commands.add_parser(
-        "encode", help="picture(s) to .sic: a base layer for machines, an enhancement for people"
-    )
-    parser.add_argument("source", type=Path, help="a picture, or a folder of pictures")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="the .sic file, or folder, to write"
-    )
-    _add_weights(parser)
-    parser.add_argument(
-        "--split",
-        action="store_true",
-        help="write the enhancement to a second file, NAME.enhancement.sic",
-    )
-    parser.set_defaults(run=run_encode)
-
-
-def run_encode(arguments: argparse.Namespace) -> None:
-    """Code one picture or a folder of them."""
-    if arguments.split and arguments.enhancement is None:
-        raise SicError("--split needs an --enhancement to split off")
-    from sic.images import SUFFIXES
-
-    jobs = stream_files.pair(arguments.source, arguments.output, SUFFIXES, stream_files.SUFFIX)
-    codec = _codec(arguments)
-    sources = stream_files.Sources(arguments.output) if arguments.source.is_dir() else None
-=======
 def encode(words: Namespace) -> None:
     """`encode photo.png -o photo.sic --base B --enhancement E`: one picture, or a folder."""
     from sic.images import SUFFIXES
@@ -63,7 +33,6 @@ def encode(words: Namespace) -> None:
     jobs = stream_files.pair(words.source, words.output, SUFFIXES, stream_files.SUFFIX)
     codec = _codec(words)
     sources = stream_files.Sources(words.output) if words.source.is_dir() else None
->>>>>>> 9238948 (Command line: one parser, one function per command)
     stream_files.each(
         jobs,
         lambda some: stream_files.encode(codec, some, words.split, sources),
@@ -72,32 +41,6 @@ def encode(words: Namespace) -> None:
     )
 
 
-<<<<<<< HEAD
-def add_decode(commands: Commands) -> None:
-    """`decode photo.sic -o out.png --base B --enhancement E --layer human`."""
-    parser = commands.add_parser("decode", help=".sic file(s) to PNG")
-    parser.add_argument("source", type=Path, help="a .sic file, or a folder of them")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="the .png file, or folder, to write"
-    )
-    _add_weights(parser)
-    parser.add_argument(
-        "--layer",
-        choices=("machine", "human"),
-        help="machine: x̂_t from the base layer; human: x̂ from both "
-        "(default: human if --enhancement is given)",
-    )
-    parser.set_defaults(run=run_decode)
-
-
-def run_decode(arguments: argparse.Namespace) -> None:
-    """Decode one file or a folder of them."""
-    layer: Reader = arguments.layer or ("human" if arguments.enhancement else "machine")
-    if layer == "human" and arguments.enhancement is None:
-        raise SicError("--layer human needs --enhancement, the weights of the second layer")
-    jobs = stream_files.pair(arguments.source, arguments.output, {stream_files.SUFFIX}, ".png")
-    codec = _codec(arguments)
-=======
 def decode(words: Namespace) -> None:
     """`decode photo.sic -o out.png --base B --enhancement E --layer human`: a file, or a folder."""
     layer: Reader = words.layer or ("human" if words.enhancement else "machine")
@@ -105,7 +48,6 @@ def decode(words: Namespace) -> None:
         raise SicError("--layer human needs --enhancement, the weights of the second layer")
     jobs = stream_files.pair(words.source, words.output, {stream_files.SUFFIX}, ".png")
     codec = _codec(words)
->>>>>>> 9238948 (Command line: one parser, one function per command)
     stream_files.each(
         jobs, lambda some: stream_files.decode(codec, some, layer), "decode", words.batch
     )

@@ -48,7 +48,7 @@ NAMES = {
 }
 
 
-def by_m(slices: Iterable[int]) -> dict[int, dict[str, Any]]:
+def by_m(slices: Iterable[Any]) -> dict[Any, dict[str, Any]]:
     """How feature fusion looks at each m: the largest as in every figure, others as outlines."""
     found = sorted(set(slices))
     ramp = zip(found[:-1], cycle("^sDvo"), sns.color_palette("flare_r", len(found)), strict=False)
