@@ -5,16 +5,19 @@ range end in one line that names the file, the key and what is allowed.
 """
 
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sic.errors import SicError
 from sic.schema import (
+    Above0,
     Device,
+    Natural,
     Number,
+    Once,
     PointName,
     Points,
     Positive,
@@ -23,8 +26,8 @@ from sic.schema import (
     Section,
     Share,
     Split,
+    Unit,
     describe,
-    once,
 )
 
 PARAMS = Path("params.yaml")
@@ -45,7 +48,7 @@ class Data(Section):
 class GraphSegmenter(Section):
     """Felzenszwalb's graph-based segmentation, the stand-in for Segment Anything."""
 
-    scale: Annotated[float, Field(gt=0)]
+    scale: Above0
     sigma: Annotated[float, Field(ge=0)]
     min_size: Positive
 
@@ -54,15 +57,15 @@ class SamSegmenter(Section):
     """Knobs of Segment Anything's automatic mask generator, by its own names."""
 
     points_per_side: Positive
-    pred_iou_thresh: Annotated[float, Field(ge=0, le=1)]
-    stability_score_thresh: Annotated[float, Field(ge=0, le=1)]
-    stability_score_offset: Annotated[float, Field(gt=0)]
-    box_nms_thresh: Annotated[float, Field(ge=0, le=1)]
-    crop_n_layers: Annotated[int, Field(ge=0)]
-    crop_nms_thresh: Annotated[float, Field(ge=0, le=1)]
+    pred_iou_thresh: Unit
+    stability_score_thresh: Unit
+    stability_score_offset: Above0
+    box_nms_thresh: Unit
+    crop_n_layers: Natural
+    crop_nms_thresh: Unit
     crop_overlap_ratio: Annotated[float, Field(ge=0, lt=1)]
     crop_n_points_downscale_factor: Positive
-    min_mask_region_area: Annotated[int, Field(ge=0)]
+    min_mask_region_area: Natural
 
 
 class Segment(Section):
@@ -80,9 +83,9 @@ class Segment(Section):
 class Edges(Section):
     """From segments to the edge mask m_x."""
 
-    alpha: Annotated[float, Field(ge=0, le=1)]
+    alpha: Unit
     canny_low: Annotated[float, Field(ge=0)]
-    canny_high: Annotated[float, Field(gt=0)]
+    canny_high: Above0
     thickness: Positive
     long_side: Positive | None
 
@@ -102,29 +105,21 @@ class Codec(Section):
     M: Positive
     num_slices: Positive
     hyper: Positive
-    context: tuple[Positive, Positive]
+    # YAML has lists only; strict mode would refuse them as tuples.
+    context: Annotated[tuple[Positive, Positive], Field(strict=False)]
     attention: Positive
-    head_dims: tuple[Positive, Positive, Positive]
+    head_dims: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
     hyper_head_dim: Positive
     attention_head_dim: Positive
-
-    # YAML has lists only; strict mode would refuse them as tuples.
-    @model_validator(mode="before")
-    @classmethod
-    def _tuples(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.M % self.num_slices:
             raise ValueError(f"num_slices={self.num_slices} must divide M={self.M}")
-        for name, head_dim, width in (
-            *(("head_dims", head_dim, self.N) for head_dim in self.head_dims),
-            ("hyper_head_dim", self.hyper_head_dim, self.N),
-            ("attention_head_dim", self.attention_head_dim, self.attention),
-        ):
+        head_dims = [("head_dims", head_dim, self.N) for head_dim in self.head_dims]
+        head_dims += [("hyper_head_dim", self.hyper_head_dim, self.N)]
+        head_dims += [("attention_head_dim", self.attention_head_dim, self.attention)]
+        for name, head_dim, width in head_dims:
             if width % head_dim:
                 raise ValueError(f"{name}: {head_dim} must divide {width}")
         return self
@@ -137,13 +132,13 @@ class Train(Section):
     batch: Positive
     accumulate: Positive
     precision: Literal["float32", "bf16-mixed"]
-    learning_rate: Annotated[float, Field(gt=0)]
-    aux_learning_rate: Annotated[float, Field(gt=0)]
-    clip: Annotated[float, Field(gt=0)]
+    learning_rate: Above0
+    aux_learning_rate: Above0
+    clip: Above0
     schedule: Literal["multistep", "cosine"]
     milestones: list[Share]
-    warmup: Annotated[int, Field(ge=0)]
-    ema: Annotated[float, Field(gt=0, lt=1)] | None
+    warmup: Natural
+    ema: Share | None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -155,7 +150,7 @@ class Train(Section):
 class Point(Section):
     """A rate point: λ of the loss, times 255² · MSE."""
 
-    lmbda: Annotated[float, Field(gt=0)]
+    lmbda: Above0
 
 
 class Training(Section):
@@ -180,7 +175,7 @@ class Training(Section):
 class SaIcm(Training):
     """The base."""
 
-    lmbda: Annotated[float, Field(gt=0)]
+    lmbda: Above0
 
 
 class Sweep(Training):
@@ -214,17 +209,9 @@ class Fusion(Training):
     @model_validator(mode="after")
     def _named(self) -> Self:
         for name, (m, quality) in zip(self.codecs, self.items, strict=True):
-            if name != f"m{m}-{quality}":
-                raise ValueError(f"codecs.{name} has m {m} and {quality}: name it m{m}-{quality}")
+            if name != (right := f"m{m}-{quality}"):
+                raise ValueError(f"codecs.{name} has m {m} and {quality}: name it {right}")
         return self
-
-
-class Vvc(Section):
-    """VVC as an anchor: by VTM if its folder is given, else by libvvenc."""
-
-    vtm: str | None
-    preset: Literal["faster", "fast", "medium", "slow", "slower"]
-    qp: Qps
 
 
 class VvcM(Section):
@@ -234,6 +221,12 @@ class VvcM(Section):
     qp: Qps
 
 
+class Vvc(VvcM):
+    """VVC as an anchor: by VTM if its folder is given, else by libvvenc."""
+
+    vtm: str | None
+
+
 class Hevc(Section):
     """HEVC by x265."""
 
@@ -241,7 +234,7 @@ class Hevc(Section):
         "ultrafast", "superfast", "veryfast", "faster", "fast",
         "medium", "slow", "slower", "veryslow", "placebo",
     ]  # fmt: skip
-    qp: Annotated[list[Annotated[int, Field(ge=0, le=51)]], AfterValidator(once)]
+    qp: Annotated[list[Annotated[int, Field(ge=0, le=51)]], Once]
 
 
 class Avif(Section):
@@ -255,7 +248,7 @@ class JpegXl(Section):
     """Lossy JPEG XL by libjxl; its distance is in just noticeable differences."""
 
     effort: Annotated[int, Field(ge=1, le=9)]
-    distance: Annotated[list[Annotated[float, Field(gt=0, le=15)]], AfterValidator(once)]
+    distance: Annotated[list[Annotated[float, Field(gt=0, le=15)]], Once]
 
 
 class Evaluate(Section):
@@ -301,17 +294,17 @@ class Machine(Section):
 
     device: Device
     coding_device: Device
-    workers: Annotated[int, Field(ge=0)]
+    workers: Natural
     recompute: bool
     points_per_batch: Positive
     validate_every: Positive
-    checkpoint_every: Annotated[float, Field(gt=0)]
+    checkpoint_every: Above0
 
 
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Natural
     data: Data
     segment: Segment
     edges: Edges
@@ -339,13 +332,14 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        named = {f"{s}.quality": getattr(self, s).quality for s in ("lic", "difference")}
-        named |= {f"fusion.codecs.{k}": [c.quality] for k, c in self.fusion.codecs.items()}
-        for key, points in named.items():
-            for point in points:
-                if point not in self.quality:
-                    raise ValueError(f"{key} names {point}, which `quality` does not have")
-        for key, codec in self.fusion.codecs.items():
+        fusion = self.fusion.codecs.items()
+        named = [("lic.quality", point) for point in self.lic.quality]
+        named += [("difference.quality", point) for point in self.difference.quality]
+        named += [(f"fusion.codecs.{key}", codec.quality) for key, codec in fusion]
+        for key, point in named:
+            if point not in self.quality:
+                raise ValueError(f"{key} names {point}, which `quality` does not have")
+        for key, codec in fusion:
             if codec.m > (n := self.codec.num_slices):
                 raise ValueError(f"fusion.codecs.{key}: {codec.m} is above codec.num_slices={n}")
         return self
@@ -361,9 +355,8 @@ def load(path: Path = PARAMS) -> Params:
         # YAML 1.1 reads 1e-4 as a string; ruamel's 1.2 default reads it as a number.
         content = YAML(typ="safe", pure=True).load(Path(path).read_text())
     except OSError as error:
-        raise SicError(
-            f"cannot read {path}: {error.strerror}; run from the study's folder"
-        ) from None
+        problem = f"cannot read {path}: {error.strerror}"
+        raise SicError(f"{problem}; run from the study's folder") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise SicError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

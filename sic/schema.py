@@ -4,61 +4,50 @@ faults are told."""
 import difflib
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-)
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Device = Literal["auto", "cpu", "cuda"]
-PointName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 
-def once(values: list[Any]) -> list[Any]:
-    """A list in which each value stands once, as it must in a sweep.
-
-    Raises:
-        ValueError: naming a value that stands there twice.
-    """
+def _once(values: list[Any]) -> list[Any]:
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"{value} stands there more than once")
     return values
 
 
-def _split(value: Any) -> Any:
-    """Check the three kinds of split, and refuse anything else in one sentence."""
-    number = type(value) is int and value > 0
-    several = isinstance(value, list) and len(value) > 0
-    names = several and all(type(name) in (str, int) for name in value)
-    if not (number or names or value == "all"):
-        # YAML reads 1.5, 2024-01-01 and true as numbers, dates and so on.
-        quote = "; write names that are no words in quotes" if several else ""
-        raise ValueError(
-            f"give a list of names, a number of images above 0, or all, not {value!r}{quote}"
-        )
-    return value
+def _is_number(value: Any) -> bool:
+    return value == "all" or (type(value) is int and value > 0)
 
 
 def _number(value: Any) -> Any:
-    """Check a number of images above 0, or `all`, and refuse anything else in one sentence."""
-    if not ((type(value) is int and value > 0) or value == "all"):
+    if not _is_number(value):
         raise ValueError(f"give a number of images above 0, or all, not {value!r}")
     return value
 
 
+def _split(value: Any) -> Any:
+    several = isinstance(value, list) and len(value) > 0
+    names = several and all(type(name) in (str, int) for name in value)
+    if not (names or _is_number(value)):
+        # YAML reads 1.5, 2024-01-01 and true as numbers, dates and so on.
+        quote = "; write names that are no words in quotes" if several else ""
+        wanted = "give a list of names, a number of images above 0, or all"
+        raise ValueError(f"{wanted}, not {value!r}{quote}")
+    return value
+
+
+Once = AfterValidator(_once)  # for a list of values in which each stands once, as in a sweep
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Device = Literal["auto", "cpu", "cuda"]
+PointName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Split = Annotated[list[str | int] | int | Literal["all"], BeforeValidator(_split)]
 Number = Annotated[int | Literal["all"], BeforeValidator(_number)]
-Points = Annotated[list[PointName], Field(min_length=1), AfterValidator(once)]
-Qp = Annotated[int, Field(ge=0, le=63)]
-Quality = Annotated[int, Field(ge=0, le=100)]
-Qps = Annotated[list[Qp], AfterValidator(once)]
-Qualities = Annotated[list[Quality], AfterValidator(once)]
+Points = Annotated[list[PointName], Field(min_length=1), Once]
+Qps = Annotated[list[Annotated[int, Field(ge=0, le=63)]], Once]
+Qualities = Annotated[list[Annotated[int, Field(ge=0, le=100)]], Once]
 
 
 class Section(BaseModel):
