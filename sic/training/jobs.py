@@ -131,14 +131,9 @@ def initial(
     """The codec a stage starts from: new weights from the seed, or those of a checkpoint.
 
     A codec may start from any other of its size; an additional one, from the first m slices of
-    a base, a LIC, or an additional codec that has as many.
-
-    Args:
-        empty: makes the codec, with new weights.
-        settings: of the stage; `init` is a checkpoint, a folder that has one for each item
-            (``<item>.safetensors``), or ends in `scratch`.
-        seed: of new weights.
-        item: the stage's item: `q2`, `m5-q2`, ….
+    a base, a LIC, or an additional codec that has as many.  `init` of the settings is a checkpoint,
+    a folder that has one for each item (`q2.safetensors`, `m5-q2.safetensors`, …), or ends in
+    `scratch`.
 
     Returns:
         The codec, and the file it started from, or `scratch`.
@@ -163,10 +158,8 @@ def _of_item(folder: Path, item: str) -> Path:
     if not path.is_file():
         others = ", ".join(sorted(file.stem for file in folder.glob("*.safetensors")))
         there = f"only {others}" if others else "nor any other"
-        raise SicError(
-            f"init: {folder} has no {path.name}, {there}; add it, or set `init` to one file, or to "
-            f"data/weights/{SCRATCH}"
-        )
+        remedy = f"add it, or set `init` to one file, or to data/weights/{SCRATCH}"
+        raise SicError(f"init: {folder} has no {path.name}, {there}; {remedy}")
     return path
 
 
@@ -228,7 +221,10 @@ def ship(
         _check_base(source, origin, folder)
         codec = weights.load(source)
         round_to_half(codec)
-        origin["validation"] = _last_validation(artifacts / name / "history.csv")
+        history = pd.read_csv(artifacts / name / "history.csv")
+        last = history[history.split == "validation"].iloc[-1]
+        measured = last[["loss", "bpp", "psnr"]].dropna()  # no PSNR where there was no edge
+        origin["validation"] = {str(key): float(value) for key, value in measured.items()}
         weights.save(folder / f"{name}.safetensors", codec, origin)
     cards = folder / "cards.md"
     write_text(cards, _cards({n: p for n in known if (p := folder / f"{n}.safetensors").is_file()}))
@@ -249,14 +245,6 @@ def _check_base(source: Path, origin: dict[str, Any], folder: Path) -> None:
             f"{source} was trained on another base than {shipped}; ship the base first, take it up "
             "with `sa_icm: {init: …, train: false}`, and train again"
         )
-
-
-def _last_validation(history: Path) -> dict[str, float]:
-    """Loss, bpp and PSNR of the last validation, as training measured them."""
-    rows = pd.read_csv(history)
-    row = rows[rows.split == "validation"].iloc[-1]
-    measured = row[["loss", "bpp", "psnr"]].dropna()  # no PSNR where there was no edge
-    return {str(name): float(value) for name, value in measured.items()}
 
 
 def _cards(files: dict[str, Path]) -> str:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -267,10 +267,7 @@ def _add_up_gradients(codec: TCM, joined: "Fabric") -> None:
 
 
 def _sum(tensor: Tensor, joined: "Fabric") -> Tensor:
-    """Its sum over the processes."""
-    summed = joined.all_reduce(tensor, reduce_op="sum")
-    assert isinstance(summed, Tensor)
-    return summed
+    return cast(Tensor, joined.all_reduce(tensor, reduce_op="sum"))
 
 
 def _values(losses: Loss) -> Tensor:

@@ -82,14 +82,9 @@ def _newest_first(folder: Path) -> list[Path]:
 class Run:
     """All that a training run depends on besides code: equal runs give equal weights.
 
-    Args:
-        name: what the run is called in messages and under ``checkpoints/``.
-        settings: `train` of params.yaml.
-        steps: optimiser steps; 0 takes the codec as it is and only validates it.
-        seed: crops and noise follow from it.
-        photos, validation: images to train on and to measure on.
-        about: anything else that matters (λ, m, the base's fingerprint, …), as JSON.
-        machine: how this machine does the work; no result depends on it.
+    Its name is that in messages and under ``checkpoints/``; 0 steps take the codec as it is and
+    only validate it; crops and noise follow from the seed; ``about`` holds what else matters (λ, m,
+    the base's fingerprint, …), as JSON; no result depends on ``machine``.
     """
 
     name: str
