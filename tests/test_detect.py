@@ -199,13 +199,9 @@ def test_the_detector_sees_what_readers_get_and_rates_are_what_they_read(
 def few(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Params:
     """Originals, the base and a JPEG."""
     chosen = study(detect_values, evaluate={"jpeg": [90]}, **sections)
-    nothing = {"quality": []}
-    return chosen.model_copy(
-        update={
-            "lic": chosen.lic.model_copy(update=nothing),
-            "fusion": chosen.fusion.model_copy(update=nothing),
-        }
-    )
+    lic = chosen.lic.model_copy(update={"quality": []})
+    fusion = chosen.fusion.model_copy(update={"codecs": {}})
+    return chosen.model_copy(update={"lic": lic, "fusion": fusion})
 
 
 def test_only_what_changed_is_looked_at_again(folder: Path, looks: Looks) -> None:

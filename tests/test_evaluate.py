@@ -204,13 +204,14 @@ def test_a_photo_that_a_codec_cannot_code_leaves_its_points_out_with_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By whatever codec: one photo of an odd size does not stop the others."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sic.anchors.programs.ffmpegs", lambda: iter(["/nowhere"]))
     settings = STUDY.model_copy(
         update={"evaluate": STUDY.evaluate.model_copy(update={**FEW_POINTS, "webp": [40, 80]})}
     )
     tall = np.zeros((16384, 1, 3), np.uint8)
     photos = {"small": tall[:30], "tall": tall}
-    rows = rate_distortion._of_anchors(photos, settings, Metrics(), tmp_path)
+    rows = rate_distortion._of_anchors(photos, settings, Metrics())
     table = pd.DataFrame(rows, columns=rate_distortion.COLUMNS).astype({"note": "object"})
     webp = table[(table.codec == "WebP") & (table.image == "tall")]
     assert list(webp.note) == 2 * [

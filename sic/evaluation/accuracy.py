@@ -106,11 +106,11 @@ class Truth:
             )
 
     def accuracy(self, found: Mapping[Picture, Detections]) -> pd.DataFrame:
-        """Average precision over these pictures: of all, by size of object, and by class.
+        """Average precision over pictures with what the detector found in each: of all, by size of
+        object, and by class.
 
-        Args:
-            found: what the detector found in each picture.  Classes that the file does not have
-                are left out; of each class the 100 best boxes per picture count.
+        Classes that the file does not have are left out; of each class the 100 best boxes per
+        picture count.
 
         Returns:
             ``COLUMNS``, with a row for all, one for each of ``SIZES`` (empty where there is no

@@ -35,15 +35,10 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Delta:
-    """A mean difference between two curves.
-
-    Args:
-        value: in percent of rate, or in the quality's unit; NaN if there is none.
-        low, high: bounds of the bootstrap interval; NaN if there is none.
-        overlap: share of the tested curve's range that the other curve covers, 0 to 1; NaN if one
-            of the curves cannot be compared with any.
-        note: why there is no number; empty if there is one.
-    """
+    """A mean difference between two curves, in percent of rate or in the quality's unit, with the
+    bounds of its bootstrap interval, each NaN if there is none; the share of the tested curve's
+    range that the other covers, 0 to 1, NaN if one of them cannot be compared with any; and a note
+    why there is no number, empty if there is one."""
 
     value: float
     low: float
@@ -75,17 +70,12 @@ class Curve:
 
 
 def delta(tested: Curve, other: Curve, of: str, resamplings: int) -> Delta:
-    """The delta of one curve against another, with an interval over the images.
+    """The delta of `rate` (percent; negative: the tested curve needs less) or `quality` (its unit;
+    positive: the tested curve is better) of two curves on the same images in the same order.
 
-    Args:
-        tested, other: curves on the same images in the same order.
-        of: `rate` (percent; negative: the tested curve needs less) or `quality` (its unit;
-            positive: the tested curve is better).
-        resamplings: of the images, with replacement, both curves alike.
-
-    Returns:
-        A number only where the curves can be compared: each has :data:`MIN_POINTS`, for `rate`
-        quality rises with the rate, and the tested curve is covered to :data:`MIN_OVERLAP`.
+    The interval is over resamplings of the images, with replacement, for both curves alike.  There
+    is a number only where the curves can be compared: each has :data:`MIN_POINTS`, for `rate`
+    quality rises with the rate, and the tested curve is covered to :data:`MIN_OVERLAP`.
     """
     images = len(tested.rate)
     even = np.full(images, 1 / images)
@@ -224,12 +214,8 @@ def pair(of: Mapping[str, pd.DataFrame], comparison: Comparison) -> tuple[Curve,
 
 
 def compare(table: pd.DataFrame, resamplings: int) -> pd.DataFrame:
-    """The study's comparisons, one per row with :data:`COLUMNS`.
-
-    Args:
-        table: as :func:`sic.evaluation.rate_distortion.evaluate` returns it.
-        resamplings: behind each interval.
-    """
+    """The study's comparisons in the table of :mod:`sic.evaluation.rate_distortion`, one per row
+    with :data:`COLUMNS`; so many resamplings are behind each interval."""
     of = curves(table)
     rows = []
     for comparison in comparisons(table):

@@ -70,13 +70,11 @@ class Source:
 def run(
     study: Params, detector_device: torch.device, codec_device: torch.device
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Detection accuracy on the originals and on every codec's pictures.
+    """Detection accuracy on the originals and on every codec's pictures: ``COLUMNS`` and
+    ``CLASS_COLUMNS``, without rows where ``detect.detector`` is ``none``.
 
     What was found for a codec waits in ``checkpoints/detect-…/``: a stopped run goes on there, and
     after a change only the codecs that changed are looked at again.
-
-    Returns:
-        ``COLUMNS`` and ``CLASS_COLUMNS``; no rows where ``detect.detector`` is ``none``.
 
     Raises:
         SicError: no annotations or weights or wrong ones, a missing checkpoint or picture.
@@ -121,11 +119,9 @@ def annotated(study: Params) -> tuple[Truth, dict[Picture, Path]]:
     else:
         files = {p: Path(settings.root) / p.file_name for p in truth.pictures.values()}
     if settings.images != "all":
-        if settings.images > len(files):
-            raise SicError(
-                f"detect.images: {settings.images} wanted, {len(files)} are at hand; say all"
-            )
-        order = np.random.default_rng(study.seed).permutation(len(files))
+        if settings.images > (n := len(files)):
+            raise SicError(f"detect.images: {settings.images} wanted, {n} are at hand; say all")
+        order = np.random.default_rng(study.seed).permutation(n)
         pictures = list(files)
         files = {p: files[p] for p in (pictures[i] for i in sorted(order[: settings.images]))}
     for picture, path in files.items():

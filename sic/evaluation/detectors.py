@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -77,11 +77,8 @@ class Detections:
     classes: list[str]
 
 
-class Detector(Protocol):
-    """A picture in, what is in it out."""
-
-    def __call__(self, image: Pixels) -> Detections:
-        """What the detector finds in a picture, uint8 (H, W, 3) RGB."""
+#: A picture in, uint8 (H, W, 3) RGB; what the detector finds in it out.
+Detector = Callable[[Pixels], Detections]
 
 
 def load(settings: Detect, path: Path, device: torch.device) -> Detector:

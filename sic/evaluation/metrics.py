@@ -26,15 +26,12 @@ MS_SSIM_SIDE = 161
 #: Below this AlexNet's second pooling has nothing left to pool.
 LPIPS_SIDE = 31
 
-_ALEXNET_SLICES = ((0,), (3,), (6,), (8,), (10,))  # torchvision's layers in LPIPS's five slices
+_ALEXNET_LAYERS = (0, 3, 6, 8, 10)  # torchvision's numbers of the layer in each slice of LPIPS
 
 
 class Metrics:
-    """All measures of a decoded picture.
-
-    Args:
-        lpips: file with AlexNet's weights for ImageNet, as torchvision publishes them; without
-            it LPIPS stays empty.
+    """All measures of a decoded picture; LPIPS is one of them where there is a file with AlexNet's
+    weights for ImageNet, as torchvision publishes them.
 
     Raises:
         SicError: if the file does not hold those weights.
@@ -88,11 +85,9 @@ def load_lpips(weights: Path) -> Callable[[Pixels, Pixels], float]:
     """LPIPS v0.1 on AlexNet: two uint8 (H, W, 3) pictures in, a distance out, 0 if equal, NaN if a
     side is shorter than :data:`LPIPS_SIDE`.
 
-    Args:
-        weights: AlexNet's state dict as torchvision publishes it (`alexnet-owt-*.pth`).
-
     Raises:
-        SicError: if the file is not that.
+        SicError: unless the file has AlexNet's state dict as torchvision publishes it
+            (`alexnet-owt-*.pth`).
 
     Source: Zhang et al., The unreasonable effectiveness of deep features (arXiv 1801.03924); its
     calibration comes with the package `lpips`.
@@ -106,16 +101,14 @@ def load_lpips(weights: Path) -> Callable[[Pixels, Pixels], float]:
         state = read_tensors(weights)
     except SicError as error:
         raise SicError(f"evaluate.lpips: {error}") from None
-    for number, layers in enumerate(_ALEXNET_SLICES, start=1):
-        for layer in layers:
-            target = getattr(model.net, f"slice{number}").get_submodule(str(layer))
-            for name in ("weight", "bias"):
-                key, parameter = f"features.{layer}.{name}", getattr(target, name)
-                if key not in state or state[key].shape != parameter.shape:
-                    raise SicError(
-                        f"evaluate.lpips: {weights} does not hold torchvision's AlexNet ({key})"
-                    )
-                parameter.data.copy_(state[key])
+    for number, layer in enumerate(_ALEXNET_LAYERS, start=1):
+        target = getattr(model.net, f"slice{number}").get_submodule(str(layer))
+        for name in ("weight", "bias"):
+            key, parameter = f"features.{layer}.{name}", getattr(target, name)
+            if key not in state or state[key].shape != parameter.shape:
+                problem = f"{weights} does not hold torchvision's AlexNet ({key})"
+                raise SicError(f"evaluate.lpips: {problem}")
+            parameter.data.copy_(state[key])
     return partial(_lpips, model.eval())
 
 

@@ -78,19 +78,8 @@ def trained(params: Params) -> Iterator[Trained]:
         yield Trained("difference", point, params.quality[point].lmbda, base, weights)
 
 
-def evaluate(
-    pictures: Mapping[str, Pixels],
-    params: Params,
-    device: str = "cpu",
-    cache: Path = cached.CACHE,
-) -> pd.DataFrame:
-    """Every codec on every picture.
-
-    Args:
-        pictures: uint8 (H, W, 3) by name.
-        params: which codecs there are, and the anchors' settings.
-        device: where the transforms run.
-        cache: folder of the anchors' streams that were coded earlier.
+def evaluate(pictures: Mapping[str, Pixels], params: Params, device: str = "cpu") -> pd.DataFrame:
+    """Every codec on every picture, uint8 (H, W, 3) by name; the transforms run on the device.
 
     Returns:
         :data:`COLUMNS` and :data:`COSTS`.  Where this machine lacks a classical codec, or one
@@ -104,8 +93,8 @@ def evaluate(
     metrics = Metrics(Path(params.evaluate.lpips) if params.evaluate.lpips else None)
     rows = list(_of_the_study(pictures, params, metrics, device))
     rows += [_mean_colour(name, image, metrics) for name, image in pictures.items()]
-    rows += _of_anchors(pictures, params, metrics, cache)
-    rows += _of_vvc_m(pictures, params, metrics, device, cache)
+    rows += _of_anchors(pictures, params, metrics)
+    rows += _of_vvc_m(pictures, params, metrics, device)
     kinds = {"m": "Int64", "bit_depth": "Int64", "note": "object"}
     return pd.DataFrame(rows, columns=[*COLUMNS, *COSTS]).astype(kinds)
 
@@ -187,10 +176,10 @@ def _mean_colour(name: str, image: Pixels, metrics: Metrics) -> dict[str, Any]:
 
 
 def _of_anchors(
-    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, cache: Path
+    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics
 ) -> list[dict[str, Any]]:
     def measure(anchor: Anchor, setting: float, image: Pixels) -> dict[str, float]:
-        coded = cached.code(anchor, setting, image, cache)
+        coded = cached.code(anchor, setting, image)
         times = {"encode_seconds": coded.encode_seconds, "decode_seconds": coded.decode_seconds}
         return {**_one_layer(coded.bpp), **metrics(image, coded.x_hat), **times}
 
@@ -217,7 +206,7 @@ def _missing(reasons: Mapping[str, str], pictures: Iterable[str]) -> list[dict[s
 
 
 def _of_vvc_m(
-    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str, cache: Path
+    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str
 ) -> list[dict[str, Any]]:
     if not params.evaluate.vvc_m.qp:
         return []
@@ -228,7 +217,7 @@ def _of_vvc_m(
     base = ScalableCodec.load(next(trained(params)).base, device=device)
 
     def measure(qp: int, image: Pixels, x_hat_t: Pixels, bpp: float) -> dict[str, float]:
-        coded = vvc_m.code(codec, qp, image, x_hat_t, cache)
+        coded = vvc_m.code(codec, qp, image, x_hat_t)
         # No times: most of them goes into the first picture, which only stands for x̂_t.
         rates = {"bpp_base": bpp, "bpp_additional": coded.bpp, "bpp": bpp + coded.bpp}
         machine = images.psnr(image, x_hat_t)
