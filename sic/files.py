@@ -5,7 +5,6 @@ import hashlib
 import http.client
 import os
 import pickle
-import re
 import shutil
 import ssl
 import tempfile
@@ -24,6 +23,12 @@ from sic.errors import SicError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and other files do not need it
     from torch import Tensor
+
+# What a connection that breaks, or was never there, raises.
+_BROKEN = (
+    *(urllib.error.URLError, http.client.HTTPException),
+    *(ConnectionError, TimeoutError, ssl.SSLError),
+)
 
 
 @contextmanager
@@ -48,15 +53,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        os.umask(mask := os.umask(0))  # the only way to read it
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
-    except RuntimeError as error:
-        # So torch reports a full disk, without the reason: ask the disk itself.
-        if (reason := _no_room(temporary)) is None:
-            raise
-        raise cannot_write(path, reason) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -123,20 +124,18 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
             f"cannot read {path}: {error.strerror}; give the path of a checkpoint"
         ) from None
     except pickle.UnpicklingError as error:
-        if "GLOBAL numpy" in str(error):
-            raise SicError(
-                f"{path} holds NumPy values, not tensors alone; load it where you trust it and "
-                "save its state dict: torch.save(checkpoint['state_dict'], …)"
-            ) from None
-        raise SicError(
-            f"{path} is refused: it is not a plain file of weights, loading it could run code; "
-            "ask its authors for a state dict"
-        ) from None
+        problem = (
+            "holds NumPy values, not tensors alone; load it where you trust it and save its state "
+            "dict: torch.save(checkpoint['state_dict'], …)"
+            if "GLOBAL numpy" in str(error)
+            else "is refused: it is not a plain file of weights, loading it could run code; ask "
+            "its authors for a state dict"
+        )
+        raise SicError(f"{path} {problem}") from None
     except Exception as error:  # on bytes that are no checkpoint torch.load raises anything
-        reason = re.split(r"\. |\n", str(error))[0] or type(error).__name__
-        raise SicError(
-            f"{path} is not a whole checkpoint of tensors ({reason}); download it again"
-        ) from None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        problem = f"is not a whole checkpoint of tensors ({reason})"
+        raise SicError(f"{path} {problem}; download it again") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(
@@ -188,24 +187,6 @@ def need_weights(path: Path) -> None:
         )
 
 
-def _no_room(file: Path) -> OSError | None:
-    """Why a file that is being written takes no more bytes; None if it does."""
-    try:
-        with file.open("ab") as end:
-            end.write(bytes(1 << 20))
-            end.flush()
-            os.fsync(end.fileno())
-    except OSError as error:
-        return error
-    return None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def cannot_write(path: Path, error: OSError) -> SicError:
     """The one line for a file that cannot be written: full disk, no permission, …."""
     remedy = (
@@ -216,28 +197,13 @@ def cannot_write(path: Path, error: OSError) -> SicError:
     return SicError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
-# ---- downloads -----------------------------------------------------------------------------------
-
-# They survive a broken connection and are what they claim to be.
-
-
-_TIMEOUT = 30  # seconds without a byte
-_TRIES = 5  # in a row without a new byte
-_CHUNK = 1 << 20  # bytes
-
-
 def fetch(url: str, path: Path, checksum: str, pause: float = 1.0) -> Path:
     """Download a file, going on with what an earlier try left, and check it.
 
     The bytes gather in ``path`` + ``.part``; a connection that breaks is taken up again where it
-    broke.  Only a file with the right checksum gets the name ``path``; wrong bytes are removed.
-    Several processes may ask for the same file: one downloads, the others wait.
-
-    Args:
-        url: http or https address.
-        path: where the file goes; if it is there it is taken as it is.
-        checksum: hexadecimal SHA-256.
-        pause: seconds before the first repetition; doubled for each further one.
+    broke, after a pause in seconds that doubles.  Only a file with the right checksum (hexadecimal
+    SHA-256) gets the name ``path``; wrong bytes are removed, and a file that is there is taken as
+    it is.  Several processes may ask for the same file: one downloads, the others wait.
 
     Raises:
         SicError: the server does not answer or has no such file, other bytes than announced by
@@ -252,7 +218,12 @@ def fetch(url: str, path: Path, checksum: str, pause: float = 1.0) -> Path:
             if not path.exists():
                 part = path.with_name(f"{path.name}.part")
                 _gather(url, part, pause)
-                _check(part, checksum, url)
+                if (found := sha256(part)) != checksum:
+                    part.unlink()
+                    raise SicError(
+                        f"{url} gave other bytes than expected (sha256 {found}, not {checksum}); "
+                        "they were removed: try again, or another mirror"
+                    )
                 part.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -260,10 +231,10 @@ def fetch(url: str, path: Path, checksum: str, pause: float = 1.0) -> Path:
 
 
 def _gather(url: str, part: Path, pause: float) -> None:
-    """Append to ``part`` until the server has no more."""
+    """Append to ``part`` until the server has no more, or five tries in a row bring no byte."""
     tries, first = 0, True
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        before = _size(part)
         try:
             _append(url, part)
             return
@@ -271,37 +242,32 @@ def _gather(url: str, part: Path, pause: float) -> None:
             if error.code < 500 and error.code != 429:
                 raise SicError(f"{url}: {error.code} {error.reason}; check the address") from None
             problem: Any = f"{error.code} {error.reason}"
-        except (
-            urllib.error.URLError,
-            http.client.HTTPException,
-            ConnectionError,
-            TimeoutError,
-            ssl.SSLError,
-        ) as e:
+        except _BROKEN as e:
             problem = getattr(e, "reason", e)
             # No network, no such name, refused: what has not worked once does not come by waiting.
             unreachable = isinstance(e, urllib.error.URLError)
             if first and unreachable and not isinstance(problem, TimeoutError):
-                raise SicError(
-                    f"cannot reach {url}: {problem}; check the network and the address, then run "
-                    "the same command again"
-                ) from None
+                remedy = "check the network and the address, then run the same command again"
+                raise SicError(f"cannot reach {url}: {problem}; {remedy}") from None
         first = False
-        there = part.stat().st_size if part.exists() else 0
+        there = _size(part)
         tries = 0 if there > before else tries + 1
-        if tries == _TRIES:
-            raise SicError(
-                f"{url}: {problem}; {there:,} bytes are there, run the same command again to go on"
-            )
+        if tries == 5:
+            remedy = "run the same command again to go on"
+            raise SicError(f"{url}: {problem}; {there:,} bytes are there, {remedy}")
         time.sleep(pause * 2**tries)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _append(url: str, part: Path) -> None:
     """One connection: ask for the bytes after those in ``part`` and append what comes."""
-    there = part.stat().st_size if part.exists() else 0
+    there = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"} if there else {})
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        response = urllib.request.urlopen(request, timeout=30)  # seconds without a byte
     except urllib.error.HTTPError as error:
         if error.code == 416 and there:  # nothing after the bytes that are there: all of it, or not
             return
@@ -312,14 +278,13 @@ def _append(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         total = there + int(length) if length else None
         _announce(url, part, total, there)
+        count = {"total": total, "initial": there, "unit": "B", "unit_scale": True}
         with (
             part.open("r+b" if there else "wb") as file,
-            progress.bar(
-                total=total, initial=there, unit="B", unit_scale=True, desc=part.stem
-            ) as bar,
+            progress.bar(**count, desc=part.stem) as bar,
         ):
             file.seek(there)
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read(1 << 20):
                 file.write(chunk)
                 bar.update(len(chunk))
             there = file.tell()
@@ -336,13 +301,3 @@ def _announce(url: str, part: Path, total: int | None, there: int) -> None:
     if total and total - there > free:
         raise SicError(f"{url}: {size}{known}, and {part.parent} has {room}; free some space")
     progress.say(f"downloading {url}: {size}{known}, to {part.parent} ({room})")
-
-
-def _check(part: Path, checksum: str, url: str) -> None:
-    found = sha256(part)
-    if found != checksum:
-        part.unlink()
-        raise SicError(
-            f"{url} gave other bytes than expected (sha256 {found}, not {checksum}); they were"
-            " removed: try again, or another mirror"
-        )

@@ -148,11 +148,7 @@ def _eight_bits(pixels: NDArray[Any], top: int) -> Pixels:
 
 
 def write_png(path: Path | str, pixels: Pixels) -> None:
-    """Write uint8 (H, W, 3) RGB as PNG, wholly or not at all.
-
-    Raises:
-        SicError: if the file cannot be written.
-    """
+    """Write uint8 (H, W, 3) RGB as PNG, wholly or not at all.  Raises SicError if it cannot be."""
     with replacing(Path(path)) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
@@ -208,8 +204,7 @@ def psnr(a: Pixels, b: Pixels) -> float:
         ValueError: if the pictures differ in shape or are not uint8.
     """
     if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise ValueError(
-            f"PSNR needs two uint8 pictures of one shape: {a.dtype}{a.shape}, {b.dtype}{b.shape}"
-        )
+        found = f"{a.dtype}{a.shape}, {b.dtype}{b.shape}"
+        raise ValueError(f"PSNR needs two uint8 pictures of one shape: {found}")
     mse = np.mean(np.square(a.astype(np.float64) - b.astype(np.float64)))
     return math.inf if mse == 0 else float(10 * np.log10(255**2 / mse))

@@ -98,11 +98,8 @@ def _tells_of_a_stop(record: logging.LogRecord) -> bool:
 
 
 def _restore(before: Mapping[Path, bytes]) -> None:
-    """Bring back what DVC removed for a stage that did not end well.
-
-    Args:
-        before: measurements that git keeps and DVC has no copy of.
-    """
+    """Bring back what DVC removed for a stage that did not end well, and the measurements that were
+    there before it, which git keeps and DVC has no copy of."""
     for path, content in before.items():
         if not path.exists():
             write_bytes(path, content)
@@ -112,8 +109,7 @@ def _restore(before: Mapping[Path, bytes]) -> None:
     try:
         with Repo() as repo:
             outs = [out for out in repo.index.outs if out.use_cache and out.hash_info]
-            missing = [str(out) for out in outs if not out.exists]
-            if missing:
+            if missing := [str(out) for out in outs if not out.exists]:
                 repo.checkout(missing, allow_missing=True)
     except DvcException:  # not in the cache either, or no pipeline to read
         return

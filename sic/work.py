@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 WORK = Path("checkpoints")
 ARTIFACTS = Path("artifacts")
-_POLL = 0.5  # seconds
-_SHARED_FROM = 32  # channels from which a second thread helps
-_RESERVED_STEPS = 0xFFFFFFF0  # SLURM's numbers of a job's own script and of its interactive shell
 
 
 @dataclass(frozen=True)
@@ -58,10 +55,8 @@ class Worker:
         except ValueError:
             rank, size, local_rank = -1, 0, 0
         if not 0 <= rank < size or local_rank < 0:
-            told = ", ".join(
-                f"{name}={value}" if value else f"no {name}"
-                for name, value in zip(names, values, strict=True)
-            )
+            pairs = zip(names, values, strict=True)
+            told = ", ".join(f"{name}={value}" if value else f"no {name}" for name, value in pairs)
             raise SicError(
                 f"the environment has {told}, which do not fit; unset them or use torchrun"
             )
@@ -69,24 +64,15 @@ class Worker:
 
 
 def checkpoint(codec: str, artifacts: Path = ARTIFACTS) -> Path:
-    """Where the study leaves a trained codec: `sa_icm`, `lic/q1`, `fusion/m5-q2`, ….
-
-    Args:
-        codec: its name, which is its folder's, too.
-        artifacts: the folder with all of them.
-    """
+    """Where the study leaves a trained codec: `sa_icm`, `lic/q1`, `fusion/m5-q2`, …."""
     return artifacts / codec / "codec.safetensors"
 
 
 def device(
     name: str, asked_by: str = "machine.device", worker: Worker | None = None
 ) -> "torch.device":
-    """The device that a setting or an option names.
-
-    Args:
-        name: `cpu`, `cuda`, or `auto`: a GPU where there is one.
-        asked_by: the setting or option, for the error.
-        worker: this process, where each process of a machine takes a GPU of its own.
+    """The device that a setting or an option names: `cpu`, `cuda`, or `auto`, a GPU where there is
+    one.  Where a worker is given, each process of a machine takes a GPU of its own.
 
     Raises:
         SicError: if it names a GPU and there is none.
@@ -105,23 +91,21 @@ def device(
 def _in_slurm_step() -> bool:
     """Whether srun started this process as one of several; a shell that it opened is alone."""
     step = os.environ.get("SLURM_STEP_ID", "")
-    return step.isdecimal() and int(step) < _RESERVED_STEPS and "SLURM_PTY_PORT" not in os.environ
+    # The numbers above are those of a job's own script and of its interactive shell.
+    return step.isdecimal() and int(step) < 0xFFFFFFF0 and "SLURM_PTY_PORT" not in os.environ
 
 
 @contextmanager
 def threads(channels: int) -> Iterator[None]:
-    """Let a codec have as many threads of PyTorch as it gains from (docs/speed.md).
+    """Let a codec of N channels have as many threads of PyTorch as it gains from (docs/speed.md).
 
-    A small codec gets one: its operations are too short to be shared out, and on a busy machine
-    each waits for the slower thread.  A person's own OMP_NUM_THREADS holds.
-
-    Args:
-        channels: N of the codec.
+    One of less than 32 gets one: its operations are too short to be shared out, and on a busy
+    machine each waits for the slower thread.  A person's own OMP_NUM_THREADS holds.
     """
     import torch  # whoever only shares work among processes does without
 
     before = torch.get_num_threads()
-    if channels < _SHARED_FROM and "OMP_NUM_THREADS" not in os.environ:
+    if channels < 32 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     try:
         yield
@@ -171,7 +155,7 @@ def complete(
             if worker.rank:
                 return False
             if missing:
-                time.sleep(_POLL)  # others are at work on these; their locks end with them
+                time.sleep(0.5)  # others are at work on these; their locks end with them
     return worker.rank == 0
 
 
@@ -180,19 +164,16 @@ def _claim_and_make(path: Path, name: str, make: Callable[[str], bytes]) -> bool
     if path.exists():
         return True
     claim = path.with_name(f"{path.name}.lock")
-    lock = FileLock(claim, timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = FileLock(claim, timeout=0).acquire()
     except Timeout:
         return path.exists()
     except OSError as error:
         raise cannot_write(claim, error) from error
-    try:
+    with held:
         if not path.exists():
             write_bytes(path, make(name))
         # Safe: whoever still opens this claim finds the result when it gets the lock.
         claim.unlink(missing_ok=True)
-    finally:
-        lock.release()
     return True
