@@ -122,12 +122,14 @@ class Truth:
         """
         numbers = {picture.id for picture in found}
         marked = [a for a in self._annotations if a["image_id"] in numbers]
-        if all(a["iscrowd"] for a in marked):
+        alone = [a for a in marked if not a["iscrowd"]]
+        if not alone:
             raise SicError(f"{self.path} marks no object in the pictures; see detect.annotations")
+        objects = pd.DataFrame(alone, columns=["category_id", "area"])
         classes = {
             name: number  # by number, the order that COCOeval gives them
             for name, number in sorted(self.categories.items(), key=lambda item: item[1])
-            if any(a["category_id"] == number and not a["iscrowd"] for a in marked)
+            if number in objects.category_id.array
         }
         truth = self._dataset(
             {key: a[key] for key in _NEEDED["annotations"]} | {"iscrowd": int(a["iscrowd"])}
@@ -143,15 +145,12 @@ class Truth:
             if name in classes
         )
         precision = _precision(truth, guess, sorted(numbers), list(classes.values()))
-        # In the order of COLUMNS: a part, its name, where its objects are, and its precisions.
-        area = pd.Series([a["area"] for a in marked if not a["iscrowd"]])
-        category = pd.Series([a["category_id"] for a in marked if not a["iscrowd"]])
-        rows = [("all", "all", len(area), *_means(precision[..., 0]))]
+        rows = [("all", "all", len(objects), *_means(precision[..., 0]))]  # as COLUMNS has them
         for i, name in enumerate(SIZES, start=1):
-            inside = area.between(*AREAS[i])  # both ends count, as in COCOeval
+            inside = objects.area.between(*AREAS[i])  # both ends count, as in COCOeval
             rows.append(("size", name, int(inside.sum()), *_means(precision[..., i])))
         for i, (name, number) in enumerate(classes.items()):
-            count = int((category == number).sum())
+            count = int((objects.category_id == number).sum())
             rows.append(("class", name, count, *_means(precision[..., i, 0])))
         return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -52,8 +52,8 @@ Job = tuple[dict[str, Any], Callable[[], dict[str, float]]]
 @dataclass(frozen=True)
 class Trained:
     """A codec of the study (SA-ICM, LIC, fusion or difference) at a rate point of params.yaml
-    (`base` for SA-ICM), with the checkpoints of the layer that decodes alone and of the second one.
-    """
+    (`base` for SA-ICM): its λ, the checkpoints of the layer that decodes alone and of the second
+    one, and the slices m of the additional codec."""
 
     codec: str
     point: str
