@@ -4,13 +4,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 from sic.errors import SicError
-from sic.work import Worker, complete, fingerprint, threads
+from sic.work import Worker, complete, threads
 
 WORKER = """
 import os, sys, time
@@ -212,16 +211,3 @@ def test_threads_sleep_while_they_wait(own: str | None, policy: str) -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert done.stdout == f"{policy}\n"
-
-
-def test_the_fingerprint_follows_code_and_settings_and_not_prose(tmp_path: Path) -> None:
-    def of(source: str, content: object = 1) -> str:
-        module = ModuleType("m")
-        module.__file__ = str(tmp_path / "m.py")
-        (tmp_path / "m.py").write_text(source)
-        return fingerprint(content, [module])
-
-    one = of('"""Old."""\ndef f(x):\n    """Old."""\n    return x + 1  # old\n')
-    assert one == of('"""New."""\n\n\ndef f(x):\n    """New."""\n    return (x + 1)\n')
-    assert one != of('"""Old."""\ndef f(x):\n    """Old."""\n    return x + 2  # old\n')
-    assert one != of('"""Old."""\ndef f(x):\n    """Old."""\n    return x + 1  # old\n', 2)
