@@ -60,7 +60,7 @@ def main() -> None:
     if words[:1] == ["lab"]:
         become("jupyter", "lab", *words[1:])
     if words[:1] == ["profile"]:
-        become("python", "-m", "sic.profile", *words[1:])
+        become("python", "-m", "sic.pipeline", *words)
     settle_git()
     dvc = ("python", "-m", "sic.pipeline")
     if words[:1] == ["bundle"]:

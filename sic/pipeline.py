@@ -9,12 +9,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
 from sic.errors import STOPPED, SicError, exit_on_error
-from sic.files import write_bytes
-from sic.params import load
+from sic.files import replacing, write_bytes
+from sic.params import PARAMS, load
 
 _RESULTS = Path("results")
 _BETWEEN = 252  # DVC's exit code when it is interrupted between two stages
@@ -23,6 +27,9 @@ _BETWEEN = 252  # DVC's exit code when it is interrupted between two stages
 def main() -> None:
     """Run DVC with the words of the command line and end with its exit code."""
     words = sys.argv[1:]
+    if words[:1] == ["profile"]:
+        profile(words[1:])
+        return
     before = {path: path.read_bytes() for path in _RESULTS.glob("*") if path.is_file()}
     load()  # in a fraction of a second, before DVC removes what a stage is to make anew
     if words[:2] == ["exp", "run"]:
@@ -64,13 +71,11 @@ def set_params(words: list[str]) -> list[str]:
     theirs = any(key[:1] in "+~" or value.startswith(several) for key, _, value in pairs)
     if not pairs or theirs or {"--queue", "--temp"} & set(others):
         return words
-    from sic import profile
-
     for key, _, value in pairs:
-        values: Any = profile.round_trip().load(value)
+        values: Any = round_trip().load(value)
         for name in reversed(key.split(".")):
             values = {name: values}
-        profile.put(values, f"-S {key}={value}")
+        put(values, f"-S {key}={value}")
     return others
 
 
@@ -113,6 +118,82 @@ def _restore(before: Mapping[Path, bytes]) -> None:
                 repo.checkout(missing, allow_missing=True)
     except DvcException:  # not in the cache either, or no pipeline to read
         return
+
+
+# ---- profiles: sizes of the same study; only the numbers differ ---------------------------------
+#
+# A profile is a small YAML file in ``profiles/`` with the keys in which the sizes differ.  DVC
+# reads params.yaml alone, so choosing a profile means writing its numbers there.
+
+PROFILES = Path("profiles")
+
+
+def apply(name: str, params: Path = PARAMS, profiles: Path = PROFILES) -> None:
+    """Put the numbers of ``profiles/NAME.yaml`` into params.yaml.
+
+    Raises:
+        SicError: for an unknown profile, and as :func:`put`.
+    """
+    source = profiles / f"{name}.yaml"
+    if not source.is_file():
+        known = ", ".join(sorted(path.stem for path in profiles.glob("*.yaml"))) or "none"
+        raise SicError(f"no profile {name}: there are {known}")
+    put(round_trip().load(source.read_text(encoding="utf-8")), str(source), params)
+
+
+def put(values: Mapping[str, Any], source: str, params: Path = PARAMS) -> None:
+    """Overwrite keys of params.yaml, section by section; comments and the rest stay.
+
+    Raises:
+        SicError: for a key that is not there, and for a params.yaml wrong before or after.
+    """
+    load(params)
+    yaml = round_trip()
+    content = yaml.load(params.read_text(encoding="utf-8"))
+    _put(content, values, source)
+    with replacing(params) as temporary:
+        with temporary.open("w", encoding="utf-8") as file:
+            yaml.dump(content, file)
+        try:
+            load(temporary)
+        except SicError as error:
+            raise SicError(str(error).replace(str(temporary), source)) from None
+
+
+def profile(words: list[str]) -> None:
+    """`study.py profile NAME`: put it in place and say what it needs."""
+    if len(words) != 1:
+        known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+        raise SicError(f"name one profile: {known}")
+    apply(words[0])
+    text = (PROFILES / f"{words[0]}.yaml").read_text(encoding="utf-8")
+    head = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    print("\n".join(line.removeprefix("#").removeprefix(" ") for line in head), end="\n\n")
+    print(f"params.yaml now has the numbers of profiles/{words[0]}.yaml")
+
+
+def round_trip() -> YAML:
+    """A reader and writer that keeps comments, spacing and the spelling of numbers."""
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.preserve_quotes = True
+    # Its own way to write null is to write nothing.
+    yaml.representer.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
+def _put(target: CommentedMap, values: Mapping[str, Any], source: str, path: str = "") -> None:
+    """Overwrite keys of ``target``, section by section; a profile brings no new ones."""
+    for key, value in values.items():
+        if key not in target:
+            raise SicError(f"{source}: params.yaml has no key {path}{key}")
+        # The names of the codecs are the profile's own: its list takes the place of the other.
+        if isinstance(value, dict) and key != "codecs":
+            _put(target[key], value, source, f"{path}{key}.")
+        else:
+            target[key] = value
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from sic import images, params
 from sic.codec import loss as objectives
 from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
-from sic.masks import edges, graph
+from sic.masks import edges, segment
 from sic.stream.scalable import ScalableCodec
 from sic.training import jobs, loop
 from sic.training.run import Run, State
@@ -342,7 +342,7 @@ def test_mask(benchmark):
     study, pixels = params.load(ROOT / "params.yaml"), data.coffee()
 
     def mask() -> None:
-        edges.mask(graph.segments(pixels, study.segment.graph), 400, 600, study.edges)
+        edges.mask(segment.graph_segments(pixels, study.segment.graph), 400, 600, study.edges)
 
     benchmark.pedantic(mask, rounds=3, warmup_rounds=1)
 

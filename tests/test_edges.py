@@ -12,7 +12,7 @@ from test_segment import pictures, study
 
 from sic import params
 from sic.errors import SicError
-from sic.masks import edges, graph, records, segment
+from sic.masks import edges, records, segment
 from sic.params import Edges
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -34,7 +34,7 @@ def box(
 def test_the_mask_is_cannys_of_the_rendered_map() -> None:
     """Any map with a strong step wherever labels differ has the same Canny edges."""
     pixels = photos.coffee()
-    found = graph.segments(pixels, STUDY.segment.graph)
+    found = segment.graph_segments(pixels, STUDY.segment.graph)
     painted = edges.paint(edges.label_map(found, 400, 600))
     expected = cv2.Canny(painted, 100, 200) > 0
     assert np.array_equal(edges.mask(found, 400, 600, drawn(alpha=0, thickness=1)), expected)
@@ -68,7 +68,7 @@ def test_alpha_chooses_the_segments(alpha: float) -> None:
 
 
 def test_a_higher_alpha_draws_less() -> None:
-    found = graph.segments(photos.astronaut(), STUDY.segment.graph)
+    found = segment.graph_segments(photos.astronaut(), STUDY.segment.graph)
     density = [edges.mask(found, 512, 512, drawn(alpha=a)).mean() for a in (0, 0.78, 0.93, 1)]
     assert density == sorted(density, reverse=True)
     assert density[1] > 1.5 * density[2] > 0
@@ -101,7 +101,7 @@ def test_no_segments_no_edges() -> None:
 
 
 def test_a_smaller_resolution_draws_thicker_lines_of_the_same_shape() -> None:
-    found = graph.segments(photos.coffee(), STUDY.segment.graph)
+    found = segment.graph_segments(photos.coffee(), STUDY.segment.graph)
     full = edges.mask(found, 400, 600, drawn(thickness=1))
     half = edges.mask(found, 400, 600, drawn(thickness=1, long_side=300))
     assert half.shape == (400, 600)
@@ -113,7 +113,9 @@ def test_a_smaller_resolution_draws_thicker_lines_of_the_same_shape() -> None:
 
 
 def test_a_mask_is_stored_in_one_bit(tmp_path: Path) -> None:
-    m_x = edges.mask(graph.segments(photos.chelsea(), STUDY.segment.graph), 300, 451, drawn())
+    m_x = edges.mask(
+        segment.graph_segments(photos.chelsea(), STUDY.segment.graph), 300, 451, drawn()
+    )
     edges.save(tmp_path / "a" / "x.png", m_x)
     assert np.array_equal(edges.load(tmp_path / "a" / "x.png"), m_x)
     with Image.open(tmp_path / "a" / "x.png") as image:
@@ -190,7 +192,7 @@ def test_another_alpha_needs_no_new_segments(tmp_path: Path) -> None:
 def test_fifty_images_a_second_at_640_by_480() -> None:
     """The aim on one core; a third of it is asked for here, as other work may share the core."""
     pixels = cv2.resize(photos.rocket(), (640, 480))
-    found = graph.segments(pixels, STUDY.segment.graph)
+    found = segment.graph_segments(pixels, STUDY.segment.graph)
     assert len(found) > 80  # as many as Segment Anything finds in a COCO image
     edges.mask(found, 480, 640, drawn(alpha=0))
     best = min(_seconds(found) for _ in range(10))

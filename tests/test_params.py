@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from sic import params
 from sic.errors import SicError
 from sic.params import Params, load
-from sic.profile import apply
+from sic.pipeline import apply
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sic import profile
+from sic import pipeline
 from sic.errors import SicError
 from sic.params import load
-from sic.profile import apply
+from sic.pipeline import apply
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ROOT / "profiles"
@@ -122,7 +122,7 @@ def test_a_large_study_says_what_it_needs_before_anybody_starts_it(
     (file.parent / "profiles").symlink_to(PROFILES)
     monkeypatch.chdir(file.parent)
     monkeypatch.setattr("sys.argv", ["profile", name])
-    profile.main()
+    pipeline.main()
     said = capsys.readouterr().out
     for need in ("downloads 20 GB", "data/coco", "GB of disk", "GPU", "hour"):
         assert need in said
@@ -164,13 +164,13 @@ def test_the_command_line_puts_a_profile_in_place(
 ) -> None:
     (file.parent / "profiles").symlink_to(PROFILES)
     monkeypatch.chdir(file.parent)
-    monkeypatch.setattr("sys.argv", ["profile", "gpu"])
-    profile.main()
+    monkeypatch.setattr("sys.argv", ["pipeline", "profile", "gpu"])
+    pipeline.main()
     assert load(file).codec.N == 128
     said = capsys.readouterr().out
     assert said.endswith("\n\nparams.yaml now has the numbers of profiles/gpu.yaml\n")
     assert "#" not in said
     assert "data:" not in said
-    monkeypatch.setattr("sys.argv", ["profile"])
+    monkeypatch.setattr("sys.argv", ["pipeline", "profile"])
     with pytest.raises(SicError, match="name one profile: gpu, paper, sample"):
-        profile.main()
+        pipeline.main()

@@ -5,8 +5,8 @@ import torch
 from reference_weights import fill
 from small import SIZES, astronaut
 
+from sic.codec import fast as stripes
 from sic.codec.tcm import TCM
-from sic.stream import stripes
 
 
 @pytest.fixture(scope="module")

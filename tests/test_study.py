@@ -271,7 +271,7 @@ def ran(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, .
         ("status -c", "python -m sic.pipeline status -c"),
         ("repro -s edges", "python -m sic.pipeline repro -s edges"),
         ("lab --no-browser", "jupyter lab --no-browser"),
-        ("profile gpu", "python -m sic.profile gpu"),
+        ("profile gpu", "python -m sic.pipeline profile gpu"),
         ("bundle mine.zip", "python -m sic.report.provenance bundle mine.zip"),
         (
             "bench -k small",

@@ -1,3 +1,3 @@
 """The scalable bitstream: bytes (`container`), range coding (`entropy`), latents to symbols
-(`latent`), the codec of both layers (`scalable.ScalableCodec`), large pictures (`stripes`),
+(`latent`), the codec of both layers (`scalable.ScalableCodec`),
 folders (`files`)."""

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from sic import images
-from sic.codec import weights
+from sic.codec import fast, weights
 from sic.codec.fusion import AdditionalCodec, DifferenceCodec, fuse
 from sic.codec.tcm import TCM
 from sic.errors import SicError, StreamError
 from sic.images import Pixels
-from sic.stream import stripes
 from sic.stream.container import NOTHING, Kind, Layer, Platform, read_layer, read_layers
 from sic.stream.latent import Bits, Latent, LatentCoder
 from sic.work import threads
@@ -263,7 +262,7 @@ class _LayerCodec:
         self, x: Tensor, sizes: Sequence[tuple[int, int]], below: Sequence[bytes]
     ) -> list[EncodedLayer]:
         """The layer of each picture in a batch, with its size before padding."""
-        y = stripes.analyse(self.codec.g_a, x.to(self.device, self.dtype))
+        y = fast.analyse(self.codec.g_a, x.to(self.device, self.dtype))
         pairs = zip(y.split(1), self.codec.h_a(y).split(1), strict=True)
         encoded = []
         for pair, (height, width), base in zip(pairs, sizes, below, strict=True):
@@ -312,7 +311,7 @@ class _LayerCodec:
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """g_s, back on the CPU."""
-        return stripes.synthesise(self.codec.g_s, y_hat.to(self.device, self.dtype)).cpu()
+        return fast.synthesise(self.codec.g_s, y_hat.to(self.device, self.dtype)).cpu()
 
 
 def _by_size(
