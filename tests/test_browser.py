@@ -160,7 +160,7 @@ def test_what_is_wide_scrolls_in_a_box_that_says_so_and_never_the_page(
     words = '<div class="wide" id="words">Few words.</div>'
     body = f'{words}<div class="output_html" id="table">{table}</div>'
     body += pages.figure(tmp_path / "fig", "A figure", report=tmp_path)
-    (tmp_path / "index.html").write_text(pages.page("Wide", body))
+    (tmp_path / "index.html").write_text(whole_page("Wide", body))
     with chromium.browser(tmp_path / "profile") as window:
         window.prefer(colours)
         window.open(tmp_path / "index.html", width)

@@ -46,7 +46,8 @@ def answer(table: pd.DataFrame, resamplings: int) -> str:
             if {fusion, other} <= curves.keys()
         ]
         if told:
-            text += f" {_COUNTED[bits]}, at equal PSNR it {' and '.join(told)}."
+            both = " and ".join(told).replace(" and takes ", " and ")
+            text += f" {_COUNTED[bits]}, at equal PSNR it {both}."
     return text
 
 
