@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
