@@ -158,17 +158,14 @@ def _parser() -> ArgumentParser:
     _add_coding(parser, "the .sic file, or folder, to write")
     what = "write the enhancement to a second file, NAME.enhancement.sic"
     parser.add_argument("--split", action="store_true", help=what)
-
     parser = command("decode", decode, ".sic file(s) to PNG")
     parser.add_argument("source", type=Path, help="a .sic file, or a folder of them")
     _add_coding(parser, "the .png file, or folder, to write")
     what = "machine: x̂_t from the base layer; human: x̂ from both "
     what += "(default: human if --enhancement is given)"
     parser.add_argument("--layer", choices=("machine", "human"), help=what)
-
     parser = command("info", info, "what is in a .sic file, and the bits of each part")
     parser.add_argument("source", type=Path, nargs="+", help=".sic files, or folders of them")
-
     what = "published checkpoint (ICM, ICA, LIC-TCM) to one of this study"
     parser = command("import-weights", import_weights, what)
     parser.add_argument("source", type=Path, help="the published file, such as icm.pth.tar")
@@ -181,7 +178,6 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--num-slices", type=int, default=5, help="n of the base (default: 5)")
     what = "(default: data/weights/NAME.safetensors)"
     parser.add_argument("-o", "--output", type=Path, help=what)
-
     many = "torchrun or srun may start many"
     command("segment", segment, f"the study's segment stage without its notebook; {many}")
     command("edges", edges, f"edge masks of data/segments, for the edges stage; {many}")

@@ -48,11 +48,8 @@ class Picture:
 
 class Truth:
     """The objects that people marked, from a COCO-style file of boxes: JSON with ``images``,
-    ``categories`` and ``annotations``, as ``instances_val2017.json``.
-
-    Raises:
-        SicError: a file that is missing or is not such a file.
-    """
+    ``categories`` and ``annotations``, as ``instances_val2017.json``.  Raises SicError if the file
+    is missing or is not such a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,21 +79,14 @@ class Truth:
 
     def find(self, path: str) -> Picture:
         """The entry of a picture, which the file may name by its whole path or its last part.
-
-        Raises:
-            SicError: if there is none.
-        """
+        Raises SicError if there is none."""
         found = self.pictures.get(path) or self.pictures.get(Path(path).name)
         if found is None:
             raise SicError(f"{self.path} does not list the picture {path}; see detect.annotations")
         return found
 
     def check_classes(self, known: Iterable[str]) -> None:
-        """Make sure that a detector which knows these classes could find all that is marked.
-
-        Raises:
-            SicError: naming the classes that it does not know.
-        """
+        """Raise SicError, with their names, if classes are marked that a detector does not know."""
         marked = {a["category_id"] for a in self._annotations}
         names = {name for name, number in self.categories.items() if number in marked}
         if unknown := sorted(names - set(known)):
@@ -106,19 +96,12 @@ class Truth:
             )
 
     def accuracy(self, found: Mapping[Picture, Detections]) -> pd.DataFrame:
-        """Average precision over pictures with what the detector found in each: of all, by size of
-        object, and by class.
+        """Average precision over pictures with what the detector found in each.
 
-        Classes that the file does not have are left out; of each class the 100 best boxes per
-        picture count.
-
-        Returns:
-            ``COLUMNS``, with a row for all, one for each of ``SIZES`` (empty where there is no
-            such object) and one for each class that is marked, by its number.  ``objects``
-            counts those that can be found, which crowds are not.
-
-        Raises:
-            SicError: if nothing is marked in any of the pictures.
+        The table has :data:`COLUMNS`, and a row for all objects, one for each of :data:`SIZES`
+        (empty where there is no such object) and one for each marked class, by its number.
+        ``objects`` counts those that can be found, which crowds are not; of each class the 100 best
+        boxes per picture count.  Raises SicError if nothing is marked in any of the pictures.
         """
         numbers = {picture.id for picture in found}
         marked = [a for a in self._annotations if a["image_id"] in numbers]
@@ -195,11 +178,8 @@ def _is_sound(number: Any) -> bool:
 def _precision(
     truth: COCO, guess: COCO, pictures: list[int], classes: list[int]
 ) -> NDArray[np.float64]:
-    """COCOeval's table of precisions; −1 where nothing is marked.
-
-    Returns:
-        (10 IoU, 101 recalls, classes, 1 + sizes), with the 100 best boxes per picture and class.
-    """
+    """COCOeval's precisions of the 100 best boxes per picture and class, (10 IoU, 101 recalls,
+    classes, 1 + sizes); −1 where nothing is marked."""
     evaluation = COCOeval(truth, guess, "bbox")
     evaluation.params.imgIds = pictures
     evaluation.params.catIds = classes

@@ -1,10 +1,9 @@
 """Bjøntegaard deltas: how much rate, or quality, lies between two curves on average.
 
-BD-rate is the mean difference of log rate over the qualities that both curves cover, BD-PSNR the
-mean difference of quality over the log rates that both cover; Akima interpolation through the
-means over the images, by the package `bjontegaard`.
-
-Source: Bjøntegaard, VCEG-M33 (2001); Herglotz et al., Beyond Bjøntegaard (2022), for Akima.
+BD-rate is the mean difference of log rate over the qualities that both curves cover, BD-PSNR that
+of quality over the log rates that both cover; Akima interpolation through the means over the
+images, by the package `bjontegaard`.  Source: Bjøntegaard, VCEG-M33 (2001); Herglotz et al., Beyond
+Bjøntegaard (2022), for Akima.
 """
 
 import warnings
@@ -71,12 +70,10 @@ class Curve:
 
 def delta(tested: Curve, other: Curve, of: str, resamplings: int) -> Delta:
     """The delta of `rate` (percent; negative: the tested curve needs less) or `quality` (its unit;
-    positive: the tested curve is better) of two curves on the same images in the same order.
-
-    The interval is over resamplings of the images, with replacement, for both curves alike.  There
-    is a number only where the curves can be compared: each has :data:`MIN_POINTS`, for `rate`
-    quality rises with the rate, and the tested curve is covered to :data:`MIN_OVERLAP`.
-    """
+    positive: the tested curve is better) of two curves on the same images in the same order.  The
+    interval is over resamplings of the images, with replacement, for both curves alike.  There is a
+    number only where each curve has :data:`MIN_POINTS`, quality rises with the rate (for `rate`),
+    and the tested curve is covered to :data:`MIN_OVERLAP`."""
     images = len(tested.rate)
     even = np.full(images, 1 / images)
     value, overlap, note = _delta(tested.mean(even), other.mean(even), of)
@@ -94,12 +91,9 @@ def delta(tested: Curve, other: Curve, of: str, resamplings: int) -> Delta:
 
 
 def margins(tested: Curve, other: Curve) -> tuple[Points, Points]:
-    """How much more rate the tested curve needs than the other, whose means rise as its own.
-
-    Returns:
-        101 qualities, evenly over those that both have, and the percent at each; negative: the
-        tested curve needs less.
-    """
+    """How much more rate the tested curve needs than the other, whose means rise as its own: 101
+    qualities, evenly over those that both have, and the percent at each (negative: it needs
+    less)."""
     a, b = (curve.mean(np.full(len(curve.rate), 1 / len(curve.rate))) for curve in (tested, other))
     quality = np.linspace(max(a[1][0], b[1][0]), min(a[1][-1], b[1][-1]), 101)
     _, other_log, tested_log = bjontegaard.bd_rate(
@@ -161,8 +155,8 @@ def _problem(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two curves of the study by their names, as :func:`curves` gives them, and which bits count:
-    `all`, or `additional`, the second layer's alone, of those that have one."""
+    """Two curves of :func:`curves` by their names, and which bits count: `all`, or `additional`,
+    the second layer's alone, of those that have one."""
 
     tested: str
     other: str
@@ -184,12 +178,9 @@ def curves(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def comparisons(table: pd.DataFrame) -> Iterator[Comparison]:
-    """Which curves are compared: all with VVC; fusion with the DC model, the LIC and VVC+M; the
-    LIC with every classical codec.
-
-    Where a layered codec is compared with one that has no layers, its additional bits are set
-    beside all bits of the other, which then sends the picture anew.
-    """
+    """Which curves are compared: all with VVC; fusion with the DC model, the LIC and VVC+M; the LIC
+    with every classical codec.  The additional bits of a layered codec are set beside all bits of
+    one without layers, which then sends the picture anew."""
     names = list(curves(table))
     for tested in names:
         for other in names:
@@ -203,8 +194,7 @@ def comparisons(table: pd.DataFrame) -> Iterator[Comparison]:
 
 
 def pair(of: Mapping[str, pd.DataFrame], comparison: Comparison) -> tuple[Curve, Curve]:
-    """The tested curve and the other, of those that :func:`curves` gives: PSNR over the bits that
-    count."""
+    """Tested curve and other, of those of :func:`curves`: PSNR over the bits that count."""
 
     def curve(name: str) -> Curve:
         layer = comparison.bits == "additional" and name.startswith(LAYERED)

@@ -74,10 +74,8 @@ def run(
     ``CLASS_COLUMNS``, without rows where ``detect.detector`` is ``none``.
 
     What was found for a codec waits in ``checkpoints/detect-…/``: a stopped run goes on there, and
-    after a change only the codecs that changed are looked at again.
-
-    Raises:
-        SicError: no annotations or weights or wrong ones, a missing checkpoint or picture.
+    after a change only the codecs that changed are looked at again.  Raises SicError if
+    annotations, weights, a checkpoint or a picture are missing or wrong.
     """
     if study.detect.detector == NONE:
         return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=CLASS_COLUMNS)
@@ -105,11 +103,8 @@ def run(
 
 
 def annotated(study: Params) -> tuple[Truth, dict[Picture, Path]]:
-    """The annotations, and the pictures that the settings take from them.
-
-    Raises:
-        SicError: no annotations, wrong ones, or a picture that is not there or too large to code.
-    """
+    """The annotations, and the pictures that the settings take from them.  Raises SicError for
+    missing or wrong annotations, and a picture that is not there or too large to code."""
     settings = study.detect
     truth = Truth(_annotation_file(study))
     if settings.root is None:
@@ -149,10 +144,8 @@ def _annotation_file(study: Params) -> Path:
 
 
 def sources(study: Params, device: torch.device) -> Iterator[Source]:
-    """Originals, the trained codecs and two anchors, each at its rate points.
-
-    Of the base it is the picture for machines, x̂_t, of the others that for people.
-    """
+    """Originals, the trained codecs and two anchors, each at its rate points; of the base it is the
+    picture for machines, x̂_t, of the others that for people."""
     yield Source(ORIGINAL, "", None, None, "", lambda: lambda image: (image, math.nan))
     for item in rate_distortion.trained(study):
         used = [path for path in (item.base, item.enhancement) if path]

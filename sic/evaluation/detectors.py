@@ -1,7 +1,5 @@
-"""Object detectors that stand for the machine: a picture in, boxes with class and score out.
-
-All of them were trained on COCO, by others and on original pictures; none is fine-tuned here.
-"""
+"""Object detectors that stand for the machine: a picture in, boxes with class and score out.  All
+were trained on COCO, by others and on original pictures; none is fine-tuned here."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -82,24 +80,17 @@ Detector = Callable[[Pixels], Detections]
 
 
 def load(settings: Detect, path: Path, device: torch.device) -> Detector:
-    """The detector of the settings, any but ``none``, with the weights that :func:`weights` found.
-
-    Torchvision's detectors run on the device, YOLOX on the CPU.
-
-    Raises:
-        SicError: if the file does not hold this detector's weights.
-    """
+    """The detector of the settings, any but ``none``, with the weights that :func:`weights` found;
+    torchvision's run on the device, YOLOX on the CPU.  Raises SicError if the file has other
+    weights."""
     if settings.detector == YOLOX:
         return Yolox(path, settings.score_threshold)
     return Torchvision(settings.detector, path, settings.score_threshold, device)
 
 
 def weights(settings: Detect, folder: Path) -> Path:
-    """The file with the detector's weights, which are downloaded to ``folder`` if so set.
-
-    Raises:
-        SicError: none given, or none there: it says where to get it; a download that failed.
-    """
+    """The file with the detector's weights, which are downloaded to ``folder`` if so set.  Raises
+    SicError if none are given or there, saying where to get them, and if a download fails."""
     url, checksum = address(settings.detector), CHECKSUMS[settings.detector]
     source = f"get {url} (SHA-256 {checksum}) and name the file there"
     if settings.weights == NONE:
@@ -131,16 +122,12 @@ def _published(detector: str) -> Any:
 
 
 class Yolox:
-    """YOLOX of any size from an ONNX file, on the CPU.
+    """YOLOX of any size from an ONNX file, on the CPU; raises SicError if it is no such model.
 
     The file is as YOLOX's own exporter writes it: input (1, 3, H, W), BGR from 0 to 255, padded
     with 114 on the right and below; output (1, A, 5 + 80), one row a cell of the three grids: the
     box's centre and the logarithms of its size in strides, objectness, class probabilities.
-
     Source: Ge et al., YOLOX (arXiv 2107.08430); overlaps are suppressed as in its evaluation.
-
-    Raises:
-        SicError: if the file is not such a model.
     """
 
     def __init__(self, path: Path, score_threshold: float) -> None:
@@ -169,11 +156,7 @@ class Yolox:
         raise SicError(f"{problem}: its inputs and outputs are {shown}")
 
     def __call__(self, image: Pixels) -> Detections:
-        """Boxes with their likeliest class, best first.
-
-        Raises:
-            SicError: if the file's output turns out to be decoded already.
-        """
+        """Boxes with their likeliest class, best first.  Raises SicError if they come decoded."""
         x, scale = letterbox(image, self.height, self.width)
         (output,) = self.session.run(None, {self.session.get_inputs()[0].name: x})
         if output[..., 2:4].max() > _MAX_LOG:
@@ -190,12 +173,8 @@ class Yolox:
 
 def letterbox(image: Pixels, height: int, width: int) -> tuple[NDArray[np.float32], float]:
     """A picture, uint8 (H, W, 3) RGB, as YOLOX wants it: as large as fits, in the upper left
-    corner, grey elsewhere.
-
-    Returns:
-        float32 (1, 3, height, width), BGR in [0, 255], and the scale: a point (x, y) of the
-        picture is at (scale · x, scale · y).
-    """
+    corner, grey elsewhere, float32 (1, 3, height, width), BGR in [0, 255]; and the scale s, by
+    which a point (x, y) of the picture is at (s · x, s · y)."""
     scale = min(height / image.shape[0], width / image.shape[1])
     rows, columns = (max(1, int(side * scale)) for side in image.shape[:2])
     canvas = np.full((height, width, 3), GREY, np.uint8)
@@ -217,17 +196,10 @@ def grid(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float
 def decode(
     output: NDArray[np.float32], height: int, width: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """YOLOX's output as boxes and probabilities.
-
-    Args:
-        output: (A, 5 + classes): x, y, log w, log h in strides, x and y from the cell's corner;
-            objectness; class probabilities.
-        height, width: of the network's input.
-
-    Returns:
-        Boxes (A, 4), x0, y0, x1, y1 in pixels of the input, and the probability of each class
-        (A, classes), objectness times class.
-    """
+    """YOLOX's output for an input of this size as boxes (A, 4), x0, y0, x1, y1 in pixels of the
+    input, and the probability of each class (A, classes), objectness times class.  The output is
+    (A, 5 + classes): x, y, log w, log h in strides, x and y from the cell's corner; objectness;
+    class probabilities."""
     cells, strides = grid(height, width)
     centre = (output[:, :2] + cells) * strides
     half = np.exp(output[:, 2:4]) * strides / 2
@@ -235,11 +207,8 @@ def decode(
 
 
 class Torchvision:
-    """One of torchvision's detectors, with its own resizing and suppression of overlaps.
-
-    Raises:
-        SicError: if the file does not hold this model's weights.
-    """
+    """One of torchvision's detectors, with its own resizing and suppression of overlaps.  Raises
+    SicError if the file does not hold this model's weights."""
 
     def __init__(self, name: str, path: Path, score_threshold: float, device: torch.device) -> None:
         self.names = _published(name).meta["categories"]

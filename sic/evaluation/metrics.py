@@ -19,36 +19,25 @@ from sic.images import Pixels
 #: The measures of :class:`Metrics` in the order of its answer, with unit: PSNR over the three
 #: channels of RGB, PSNR of luma (BT.709), MS-SSIM as −10 log₁₀(1 − value), LPIPS (less is better).
 MEASURES = {"psnr": "dB", "psnr_y": "dB", "ms_ssim": "dB", "lpips": ""}
-
 #: Below this MS-SSIM's five scales, each half the last, leave less than its window of 11 pixels.
 MS_SSIM_SIDE = 161
-
 #: Below this AlexNet's second pooling has nothing left to pool.
 LPIPS_SIDE = 31
-
 _ALEXNET_LAYERS = (0, 3, 6, 8, 10)  # torchvision's numbers of the layer in each slice of LPIPS
 
 
 class Metrics:
     """All measures of a decoded picture; LPIPS is one of them where there is a file with AlexNet's
-    weights for ImageNet, as torchvision publishes them.
-
-    Raises:
-        SicError: if the file does not hold those weights.
-    """
+    weights for ImageNet, as torchvision publishes them.  Raises SicError if it holds others."""
 
     def __init__(self, lpips: Path | None = None) -> None:
         self.lpips = load_lpips(lpips) if lpips else None
 
     def __call__(self, image: Pixels, decoded: Pixels) -> dict[str, float]:
-        """The :data:`MEASURES` of two uint8 (H, W, 3) RGB pictures of one shape.
-
-        The first three are infinite where the pictures are equal to them; NaN is what is not
-        defined (MS-SSIM and LPIPS of small pictures) or not at hand (LPIPS without weights).
-
-        Raises:
-            ValueError: if the pictures differ in shape or are not uint8.
-        """
+        """The :data:`MEASURES` of two uint8 (H, W, 3) RGB pictures; raises ValueError for others
+        and for two shapes.  The first three are infinite where the pictures are equal to them; NaN
+        is what is not defined (MS-SSIM and LPIPS of small pictures) or not at hand (LPIPS without
+        weights)."""
         return {
             "psnr": images.psnr(image, decoded),
             "psnr_y": psnr_y(image, decoded),
@@ -63,14 +52,10 @@ def psnr_y(a: Pixels, b: Pixels) -> float:
 
 
 def ms_ssim_db(a: Pixels, b: Pixels) -> float:
-    """MS-SSIM of two uint8 (H, W, 3) RGB pictures, mean over the channels, as −10 log₁₀(1 − v).
-
-    Returns:
-        dB; inf if the pictures are equal, NaN if a side is shorter than :data:`MS_SSIM_SIDE`.
-        Computed in float64: float32 takes pictures for equal that differ in a few samples.
-
-    Source: Wang, Simoncelli and Bovik, Multi-scale structural similarity (2003).
-    """
+    """MS-SSIM of two uint8 (H, W, 3) RGB pictures, mean over the channels, as −10 log₁₀(1 − v) dB;
+    inf if they are equal, NaN if a side is shorter than :data:`MS_SSIM_SIDE`.  It is computed in
+    float64: float32 takes pictures for equal that differ in a few samples.  Source: Wang,
+    Simoncelli and Bovik, Multi-scale structural similarity (2003)."""
     if min(a.shape[:2]) < MS_SSIM_SIDE:
         return math.nan
     if np.array_equal(a, b):
@@ -83,11 +68,8 @@ def ms_ssim_db(a: Pixels, b: Pixels) -> float:
 
 def load_lpips(weights: Path) -> Callable[[Pixels, Pixels], float]:
     """LPIPS v0.1 on AlexNet: two uint8 (H, W, 3) pictures in, a distance out, 0 if equal, NaN if a
-    side is shorter than :data:`LPIPS_SIDE`.
-
-    Raises:
-        SicError: unless the file has AlexNet's state dict as torchvision publishes it
-            (`alexnet-owt-*.pth`).
+    side is shorter than :data:`LPIPS_SIDE`.  Raises SicError unless the file has AlexNet's state
+    dict as torchvision publishes it (`alexnet-owt-*.pth`).
 
     Source: Zhang et al., The unreasonable effectiveness of deep features (arXiv 1801.03924); its
     calibration comes with the package `lpips`.

@@ -42,9 +42,7 @@ COLUMNS = ["image", *POINT, *NUMBERS, "note"]
 #: Further columns, which differ between two runs: see :func:`costs`.
 COSTS = ["parameters", "kmac_encode", "kmac_decode"]
 COSTS += ["encode_seconds", "decode_seconds", "peak_megabytes"]
-
 _RGB = {"chroma": "4:4:4", "bit_depth": 8, "colour": "RGB"}
-
 #: What a row begins with, and what measures the rest of it.
 Job = tuple[dict[str, Any], Callable[[], dict[str, float]]]
 
@@ -79,14 +77,11 @@ def trained(params: Params) -> Iterator[Trained]:
 
 
 def evaluate(pictures: Mapping[str, Pixels], params: Params, device: str = "cpu") -> pd.DataFrame:
-    """Every codec on every picture, uint8 (H, W, 3) by name; the transforms run on the device.
+    """Every codec on every picture, uint8 (H, W, 3) by name: :data:`COLUMNS` and :data:`COSTS`.
 
-    Returns:
-        :data:`COLUMNS` and :data:`COSTS`.  Where this machine lacks a classical codec, or one
-        cannot code a picture, the row has a note in place of numbers (:func:`left_out`).
-
-    Raises:
-        SicError: if there are no pictures, a checkpoint is missing, or a codec of the study fails.
+    The transforms run on the device.  Where this machine lacks a classical codec, or one cannot
+    code a picture, the row has a note in place of numbers (:func:`left_out`).  Raises SicError if
+    there are no pictures, a checkpoint is missing, or a codec of the study fails.
     """
     if not pictures:
         raise SicError("there are no test images; set data.test in params.yaml")
@@ -118,14 +113,9 @@ def _of_the_study(
 def code(
     codec: ScalableCodec, image: Pixels, metrics: Metrics, device: str = "cpu"
 ) -> dict[str, float]:
-    """Write and read the stream of one picture, uint8 (H, W, 3) RGB.
-
-    Returns:
-        Rates, measures, times, and memory of ``device``.  Reading is to the picture for people.
-
-    Raises:
-        SicError: if the stream does not decode to what its writer had.
-    """
+    """Write the stream of one picture, uint8 (H, W, 3) RGB, and read it to the picture for people:
+    rates, measures, times, and memory of ``device``.  Raises SicError if the stream does not decode
+    to what its writer had."""
     with complexity.measure(device) as writing:
         encoding = codec.encode_layers(image)
     layers = [encoding.base, *([encoding.enhancement] if encoding.enhancement else [])]
@@ -262,10 +252,8 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over the images of each codec's points, in the order of the table.
-
-    A point that a codec has not on every image has no mean: it would be one over other images.
-    """
+    """Means over the images of each codec's points, in the order of the table.  A point that a
+    codec has not on every image has no mean: it would be one over other images."""
     points = bd.complete(table).groupby(POINT, sort=False, dropna=False)
     return points[NUMBERS].mean().reset_index()
 
@@ -286,12 +274,10 @@ def left_out(table: pd.DataFrame) -> list[str]:
 
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:
-    """What each `codec`, `point` and `m` costs: :data:`COSTS`, means over the images.
-
-    These are parameters of all layers; thousands of multiply-accumulates per pixel and seconds per
-    picture, writing and reading (classical codecs on one thread); the most megabytes held at once.
-    They are empty where not measured.
-    """
+    """What each `codec`, `point` and `m` costs: :data:`COSTS`, means over the images, empty where
+    not measured.  These are parameters of all layers; thousands of multiply-accumulates per pixel
+    and seconds per picture, writing and reading (classical codecs on one thread); the most
+    megabytes held at once."""
     points = table.groupby(["codec", "point", "m"], sort=False, dropna=False)
     return points[COSTS].mean().reset_index()
 
@@ -301,8 +287,8 @@ def metrics_json(table: pd.DataFrame) -> dict[str, Any]:
 
     Rounded to what another run gives again: bpp to 1e-4, measures to 1e-2.  Two machines, or two
     numbers of threads, round a sample of x̂_t in 10⁵ to another side, which moves our own measures
-    by 1e-5, but VVC+M, which codes what is left, by 1e-4 to 1e-2.  results/rd.csv has more digits.
-    An infinite mean, which JSON has no number for, is left out.
+    by 1e-5, but VVC+M, which codes what is left, by 1e-4 to 1e-2.  An infinite mean, which JSON has
+    no number for, is left out.
     """
     found: dict[str, Any] = {}
     digits = {"bpp_base": 4, "bpp_additional": 4, "bpp": 4, "psnr_machine": 2}
