@@ -22,9 +22,6 @@ from sic.files import replacing
 from sic.images import Pixels
 from sic.report.page import literal
 
-# ---- how each codec looks in every figure --------------------------------------------------------
-
-
 PALETTE = sns.color_palette("colorblind")
 #: One look per codec in every figure: colours that the colour-blind tell apart, too, and markers.
 LOOKS: dict[str, dict[str, Any]] = {
@@ -69,8 +66,6 @@ TABLE_II = {
     0.020: {3: 32.63, 4: 32.82, 5: 32.83},
     0.030: {3: 33.28, 4: 33.81, 5: 33.93},
 }
-
-
 #: The codecs of the paper's Fig. 6, in the order of its legend.
 FIG_6 = ("fusion", "difference", "LIC", "VVC")
 #: What VTM's series is called that others measured.
@@ -106,10 +101,8 @@ def mask_beside_image(
 def pictures_side_by_side(
     pictures: Sequence[tuple[str, Pixels]], zoom: tuple[int, int, int], caption: str
 ) -> Figure:
-    """Fig. 5: pictures of one scene with their labels, and below each the same crop enlarged.
-
-    The crop is given by its top, left and side, in pixels.
-    """
+    """Fig. 5: pictures of one scene with their labels, and below each the same crop enlarged, given
+    by its top, left and side in pixels."""
     top, left, side = zoom
     figure = Figure(figsize=(3.4 * len(pictures), 7), layout="constrained")
     axes = figure.subplots(2, len(pictures), squeeze=False)
@@ -130,11 +123,8 @@ def rate_distortion(
     means: pd.DataFrame, m: int, caption: str, published: Sequence[tuple[float, float]] = ()
 ) -> Figure:
     """Fig. 6: PSNR against bits, once counting additional bits alone, once all bits; the paper's
-    four curves, and x̂_t as a star.
-
-    A codec of :data:`FIG_6` that was not measured has no curve.  VTM's points are those that
-    others measured (:func:`sic.anchors.cached.published`).
-    """
+    four curves where they were measured, x̂_t as a star, and points of VTM that others published
+    (:func:`sic.anchors.cached.published`)."""
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     means, caption = _finite(means, caption)

@@ -15,13 +15,11 @@ from sic.report.figures import NAMES as LABELS
 #: dB.  A difference below this is called none: three seeds of the same training are at most
 #: 0.05 dB apart (docs/training.md).
 EQUAL_DB = 0.1
-
 #: The regime of the paper: the base takes under this share of the LIC's bits, and the picture for
 #: machines lies at least so many dB below the LIC's.
 BASE_SHARE, BASE_DB = 0.5, 3.0
 #: The paper's Table II: m = 1 is the lowest, and from this m on PSNR is that of the largest m.
 SETTLED_M, SETTLED_DB = 3, 0.3
-
 NAMES = {"fusion": "feature fusion", "difference": "the DC model", "LIC": "the human LIC"}
 BASE = "SA-ICM"
 _LOSSLESS = "a photo came back without loss, so a mean PSNR is infinite"
@@ -257,10 +255,8 @@ def _interval(delta: bd.Delta, unit: str, digits: int) -> str:
 
 
 def against_rate(table: pd.DataFrame, m: int, caption: str) -> Figure:
-    """Accuracy against bits: one curve per codec, and a line across for the originals.
-
-    The table is the first of :func:`sic.evaluation.detection.run`, with rows.
-    """
+    """Accuracy against bits by the first table of :func:`sic.evaluation.detection.run`, which must
+    have rows: one curve per codec, and a line across for the originals."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     labels = {"ap": "mAP at IoU 0.50 to 0.95", "ap50": "mAP at IoU 0.50"}
     for axes, (column, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
@@ -284,11 +280,8 @@ def _draw(axes: Axes, table: pd.DataFrame, column: str) -> None:
 
 
 def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
-    """mAP by codec and rate point, a column for each of the ``count`` commonest classes.
-
-    The table is the second of :func:`sic.evaluation.detection.run`, without rows if nothing was
-    detected.
-    """
+    """mAP by codec and rate point, with a column for each of the ``count`` commonest classes, from
+    the second table of :func:`sic.evaluation.detection.run`; empty if that is."""
     if classes.empty:
         return pd.DataFrame()
     common = classes.drop_duplicates("class").nlargest(count, "objects")["class"]
@@ -298,8 +291,7 @@ def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def detection_sentences(table: pd.DataFrame, m: int) -> Iterator[str]:
-    """What a table of :func:`sic.evaluation.detection.run` says, one sentence each, with the curve
-    of fusion at one m."""
+    """What the first table of :func:`sic.evaluation.detection.run` says, with fusion at one m."""
     table = table[(table.codec != "fusion") | (table.m == m)]
     original = table[table.codec == ORIGINAL].iloc[0]
     base = table[table.codec == BASE].iloc[0]

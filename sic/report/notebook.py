@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 #: What decides no result of a stage, by its notebook: messages, how files are written, the reader
 #: of params.yaml (DVC tracks its values one by one); of training, drawings neither.
 LEAVE = {"*": source.PLUMBING, "4*": ("sic.report",)}
-
 #: Where an object lies in memory, as Python shows objects that have no better name.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 #: What a progress bar leaves behind when its widget is gone.
@@ -47,11 +46,8 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
 
     What the notebook writes to stderr goes to this process's stderr as it comes, and so do bars.
     The parameters go into its cell tagged `parameters`: they name the item of a sweep, while
-    numbers of the study come from params.yaml.
-
-    Raises:
-        SicError: with the line of the SicError that the notebook ended with, or the last line
-            of its traceback and the place of the failed copy.
+    numbers of the study come from params.yaml.  Raises SicError with the line of the SicError that
+    the notebook ended with, or the last line of its traceback and the place of the failed copy.
     """
     import nbformat
     import papermill
@@ -99,11 +95,8 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> "NotebookNode":
-    """A notebook, to be run by this environment's Python whoever saved it last.
-
-    Raises:
-        SicError: if there is none, or the file is something else.
-    """
+    """A notebook, to be run by this environment's Python whoever saved it last.  Raises SicError if
+    there is none, or the file is something else."""
     import nbformat
 
     try:
@@ -122,11 +115,8 @@ def read(path: Path) -> "NotebookNode":
 
 
 def _kernel(noise: Path) -> "type[AsyncKernelManager]":
-    """A kernel that draws progress on this process's stderr, and says the rest to a file.
-
-    Args:
-        noise: that file: of the kernel's ports, of being stopped, and why it died.
-    """
+    """A kernel that draws progress on this process's stderr, and says the rest to the file
+    ``noise``: of its ports, of being stopped, and why it died."""
     from jupyter_client.manager import AsyncKernelManager
 
     class Kernel(AsyncKernelManager):
@@ -153,10 +143,8 @@ def _stage(notebook: Path) -> str:
 
 
 def end_with_parent() -> None:
-    """End this process, and so the notebook's kernel, when the one that started it is gone.
-
-    A killed `dvc` would leave a training run behind that nobody waits for.
-    """
+    """End this process, and so the notebook's kernel, when the one that started it is gone: a
+    killed `dvc` would leave a training run behind that nobody waits for."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -189,10 +177,8 @@ def clean(notebook: "NotebookNode") -> "NotebookNode":
 
 
 def html(notebook: "NotebookNode", folder: Path) -> str:
-    """A page that opens without a server or a network, with a way back to the report.
-
-    The first line of the executed notebook is the page's title, ``folder`` where it will lie.
-    """
+    """A page that opens without a server or a network, with a way back to the report; ``folder`` is
+    where it will lie, and the notebook's first line its title."""
     from nbconvert import HTMLExporter
 
     from sic.report.page import page

@@ -9,8 +9,8 @@ STATIC = Path(__file__).with_name("static")
 
 
 def page(title: str, body: str, way_back: str = "") -> str:
-    """A whole HTML page, which needs no other file and no network: its title in plain text, HTML
-    of its body and of the line above it."""
+    """A whole HTML page that needs no other file and no network, with its title in plain text, and
+    HTML of its body and of the line above it."""
     light, dark = (
         HtmlFormatter(style=name).get_style_defs(".highlight")
         for name in ("default", "github-dark")

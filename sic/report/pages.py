@@ -32,10 +32,8 @@ _WEBP_SIDE = 16383  # pixels, at most
 
 
 def names(study: Params) -> list[str]:
-    """The pages that params.yaml asks for, as folders below the report's, in reading order.
-
-    Never what happens to lie there: pages of codecs taken out of a sweep stay behind.
-    """
+    """The pages that params.yaml asks for, as folders below the report's, in reading order; never
+    what happens to lie there: pages of codecs taken out of a sweep stay behind."""
     return [
         *("data", "segment", "edges", "codec"),
         *study.codecs,
@@ -44,18 +42,11 @@ def names(study: Params) -> list[str]:
 
 
 def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:
-    """A figure saved in the report's folder as HTML: the picture, which opens alone when it is
-    pressed, and links to both files.  (Inside of the page it would be stored four times: as PNG and
-    SVG, and in the page as HTML and as a notebook.)
-
-    Args:
-        path: as given to :func:`sic.report.figures.save`, below ``report``.
-        alt: what it shows, for those who do not see it.
-        report: the folder of the page that shows it.
-
-    Raises:
-        SicError: if the figure has not been saved.
-    """
+    """A figure that :func:`sic.report.figures.save` saved at a path below ``report``, the folder of
+    the page, as HTML: the picture, which opens alone when it is pressed, and links to both files.
+    (Inside of the page it would be stored four times: as PNG and SVG, and in the page as HTML and
+    as a notebook.)  ``alt`` is for those who do not see it.  Raises SicError if it has not been
+    saved."""
     svg, png = (path.with_suffix(suffix) for suffix in (".svg", ".png"))
     if not png.is_file():
         raise SicError(f"no figure {png}; save it first (sic.report.figures.save)")
@@ -72,20 +63,16 @@ def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """All pictures of one photo, the original first, each with its label (rate and quality).
-
-    They have one size, uint8 (H, W, 3), and every scene has as many.
-    """
+    """All pictures of one photo, the original first, each with its label (rate and quality): uint8
+    (H, W, 3) of one size, and as many in every scene."""
 
     name: str
     pictures: Sequence[tuple[str, Pixels]]
 
 
 def scene(name: str, x: Pixels, codecs: Mapping[str, ScalableCodec]) -> Scene:
-    """A photo and what each codec makes of it, with real rates and PSNR in the labels.
-
-    Codecs of one layer show the base's picture, others x̂.
-    """
+    """A photo and what each codec makes of it, with real rates and PSNR in the labels; codecs of
+    one layer show the base's picture, others x̂."""
     pictures = [("original", x)]
     for label, codec in codecs.items():
         stream = codec.encode(x)
@@ -97,16 +84,10 @@ def scene(name: str, x: Pixels, codecs: Mapping[str, ScalableCodec]) -> Scene:
 
 
 def browser(scenes: Sequence[Scene], folder: Path) -> str:
-    """Write the pictures of all scenes without loss, and give the HTML that shows them.
-
-    Args:
-        scenes: at least one.
-        folder: of the page; picture j of scene i goes into ``folder/i-j.webp`` (or png, where a
-            side is too long for WebP), since names of photos may hold what addresses may not.
-
-    Returns:
-        HTML with its own style and script, for a page in ``folder``.
-    """
+    """Write the pictures of all scenes, at least one, without loss, and give the HTML that shows
+    them, with its own style and script, on a page in ``folder``.  Picture j of scene i goes into
+    ``folder/i-j.webp`` (or png, where a side is too long for WebP), since names of photos may hold
+    what addresses may not."""
     written = [_write(scene, folder, number) for number, scene in enumerate(scenes)]
     style, body, script = (
         (STATIC / f"browser.{kind}").read_text() for kind in ("css", "html", "js")
@@ -165,12 +146,9 @@ _HOVER = [
 
 
 def rate_distortion_plot(table: pd.DataFrame, means: pd.DataFrame, photos: Sequence[str]) -> str:
-    """PSNR of the picture for people against bits, with the numbers of a point under the pointer.
-
-    Beside the mean one can choose a photo; those without a row in the table are left out.  The
-    HTML holds its script and library (1.3 MB), and is the same for equal numbers in a fresh
-    process.
-    """
+    """PSNR of the picture for people against bits, with the numbers of a point under the pointer,
+    of the mean or of a photo to choose among those with a row in the table.  The HTML holds its
+    script and library (1.3 MB), and is the same for equal numbers in a fresh process."""
     shown = {MEAN: means.assign(image=MEAN)}
     shown |= {photo: rows for photo in photos if len(rows := table[table.image == photo])}
     mean = _curves(shown[MEAN])

@@ -37,10 +37,7 @@ _PACKAGES = ("torch", "numpy", "constriction", "imageio-ffmpeg", "pillow")
 
 def products() -> pd.DataFrame:
     """What the stages left: a row a file or folder, with its hash (of a folder, of its list).
-
-    Raises:
-        SicError: if nothing has run yet.
-    """
+    Raises SicError if nothing has run yet."""
     if not LOCK.is_file():
         raise SicError(f"no {LOCK}: nothing has run yet; run python3 study.py first")
     stages = YAML(typ="safe", pure=True).load(LOCK.read_text())["stages"]
@@ -73,11 +70,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def write() -> None:
-    """Write the page; run from the study's folder.
-
-    Raises:
-        SicError: if nothing has run yet, or params.yaml is wrong.
-    """
+    """Write the page, from the study's folder.  Raises SicError as :func:`products`."""
     study = params.load()
     devices = {"training": study.machine.device, "coding": study.machine.coding_device}
     packages = [f"{name} {version(name)}" for name in _PACKAGES]
@@ -108,11 +101,8 @@ agrees with what lies in the folder.</p>
 
 def files(study: Params) -> Iterator[Path]:
     """What goes into the zip, below the study's folder: the report's pages that params.yaml asks
-    for, figures, measurements, notebooks' sources, settings and lock.
-
-    Raises:
-        SicError: if a page has not been made.
-    """
+    for, figures, measurements, notebooks' sources, settings and lock.  Raises SicError if a page
+    has not been made."""
     index = _REPORT / "index.html"
     if not index.is_file():
         raise SicError(f"no report: {index} has not been made; run python3 study.py first")
