@@ -33,14 +33,9 @@ _BROKEN = (
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; rename it to ``path`` if the block succeeds.
-
-    The temporary file is synced to disk before the rename, so that after a crash ``path`` is
-    either the old file or the whole new one.
-
-    Raises:
-        SicError: if the file cannot be written (disk full, no permission), naming ``path``.
-    """
+    """Give a temporary name beside ``path``, synced to disk and renamed to ``path`` if the block
+    succeeds: after a crash ``path`` is either the old file or the whole new one.  Raises SicError,
+    naming ``path``, if the file cannot be written (disk full, no permission)."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,10 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder beside ``path``; put it in place of ``path`` if the block succeeds.
-
-    Raises:
-        SicError: if the folder cannot be written, naming ``path``.
-    """
+    Raises SicError, naming ``path``, if it cannot be written."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -96,9 +88,7 @@ def write_text(path: Path, content: str) -> None:
 
 def enter_study() -> None:
     """Make the study's folder the current one: the nearest above with a params.yaml, if any.
-
-    JupyterLab, VS Code and nbconvert start a notebook in its own folder.
-    """
+    JupyterLab, VS Code and nbconvert start a notebook in its own folder."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "params.yaml").is_file():
@@ -107,14 +97,10 @@ def enter_study() -> None:
 
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
-    """The state dict in a checkpoint that others published, on the CPU.
-
-    Only tensors are read, a pickle with code in it is refused; a state dict that lies under
-    ``state_dict``, as training loops leave it, is taken out.
-
-    Raises:
-        SicError: if the file is missing, cut off, or holds anything but tensors by name.
-    """
+    """The state dict in a checkpoint that others published, on the CPU; one that lies under
+    ``state_dict``, as training loops leave it, is taken out.  Only tensors are read: raises
+    SicError if the file is missing, cut off, or holds anything else, such as a pickle with code in
+    it."""
     import torch
 
     try:
@@ -146,14 +132,10 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
 
 def files_below(folder: Path, suffixes: Container[str]) -> list[Path]:
-    """A folder's files with these suffixes, in lower case, at any depth, sorted.
-
-    Hidden files and folders (``.ipynb_checkpoints``, macOS's ``._photo.jpg``) are passed over;
-    links to folders are not followed, so that none can lead round in a circle.
-
-    Raises:
-        SicError: if a folder cannot be looked into, whose files would be missed.
-    """
+    """A folder's files with these suffixes, in lower case, at any depth, sorted.  Hidden files and
+    folders (``.ipynb_checkpoints``, macOS's ``._photo.jpg``) are passed over; links to folders are
+    not followed, so that none can lead round in a circle.  Raises SicError if a folder cannot be
+    looked into, whose files would be missed."""
 
     def refuse(error: OSError) -> None:
         raise SicError(f"cannot read {error.filename}: {error.strerror}; check its permissions")
@@ -173,11 +155,8 @@ def sha256(path: Path) -> str:
 
 
 def need_weights(path: Path) -> None:
-    """Ask for a codec's file before the seconds that PyTorch takes to be imported.
-
-    Raises:
-        SicError: if it is not there, saying where such files come from.
-    """
+    """Raise SicError, before the seconds that PyTorch takes to be imported, if a codec's file is
+    not there, saying where such files come from."""
     if not path.is_file():
         what = f"{path} is a folder" if path.is_dir() else f"no checkpoint {path}"
         raise SicError(
@@ -203,11 +182,8 @@ def fetch(url: str, path: Path, checksum: str, pause: float = 1.0) -> Path:
     The bytes gather in ``path`` + ``.part``; a connection that breaks is taken up again where it
     broke, after a pause in seconds that doubles.  Only a file with the right checksum (hexadecimal
     SHA-256) gets the name ``path``; wrong bytes are removed, and a file that is there is taken as
-    it is.  Several processes may ask for the same file: one downloads, the others wait.
-
-    Raises:
-        SicError: the server does not answer or has no such file, other bytes than announced by
-            the checksum, no space.
+    it is.  Several processes may ask for the same file: one downloads, the others wait.  Raises
+    SicError if the server does not answer or lacks the file, for other bytes, and without space.
     """
     path = Path(path)
     if not url.startswith(("http://", "https://")):

@@ -19,9 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds to import and reading files does not ne
     from torch import Tensor
 
 Pixels = NDArray[np.uint8]
-
 MULTIPLE = 128  # of height and width: g_a halves 4 times, h_a twice, h_a's windows are 4, g_a's 8
-
 # Tags of TIFF and EXIF.
 _BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES, _FORMAT = 0x0102, 0x0106, 0x0112, 0x011C, 0x0153
 #: Endings of the files that are taken for pictures in a folder.
@@ -46,11 +44,9 @@ def read(path: Path | str) -> Pixels:
     Grayscale, palette and CMYK pictures become RGB; 12 and 16 bits per channel are scaled to 8 and
     rounded (v / 257 of 16); the orientation of EXIF or TIFF is applied where it can be read;
     transparency (alpha, or a transparent colour) is flattened on white, as a browser shows it.  Of
-    several frames the first is taken; colour profiles are not applied.
-
-    Raises:
-        SicError: no such file, not a picture, cut off, of unknown range (signed numbers, or 32
-            bits per channel), or a 16-bit TIFF with one plane per channel.
+    several frames the first is taken; colour profiles are not applied.  Raises SicError if it is
+    missing, no picture, cut off, of unknown range (signed numbers, or 32 bits per channel), or a
+    16-bit TIFF with one plane per channel.
     """
     path = Path(path)
     try:
@@ -161,11 +157,8 @@ def to_tensor(pixels: Pixels) -> "Tensor":
 
 
 def to_uint8(x_hat: "Tensor") -> Pixels:
-    """A codec's x_hat (1, 3, H, W), unclamped, to uint8 (H, W, 3): clamped, and rounded.
-
-    Raises:
-        SicError: if x_hat holds NaN or infinity, which no picture can show.
-    """
+    """A codec's x_hat (1, 3, H, W), unclamped, to uint8 (H, W, 3): clamped, and rounded.  Raises
+    SicError if it holds NaN or infinity, which no picture can show."""
     x_hat = x_hat.detach()
     if not x_hat.isfinite().all():
         raise SicError("the decoded picture holds values that are not finite; the weights are bad")
@@ -199,10 +192,7 @@ def crop(x: "Tensor", height: int, width: int) -> "Tensor":
 
 def psnr(a: Pixels, b: Pixels) -> float:
     """PSNR in dB of two uint8 (H, W, 3) pictures over all pixels and channels; inf if equal.
-
-    Raises:
-        ValueError: if the pictures differ in shape or are not uint8.
-    """
+    Raises ValueError if they differ in shape or are not uint8."""
     if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
         found = f"{a.dtype}{a.shape}, {b.dtype}{b.shape}"
         raise ValueError(f"PSNR needs two uint8 pictures of one shape: {found}")

@@ -346,11 +346,7 @@ class Params(Section):
 
 
 def load(path: Path = PARAMS) -> Params:
-    """Read and check params.yaml.
-
-    Raises:
-        SicError: naming the file, the key and what is allowed.
-    """
+    """Read and check params.yaml.  Raises SicError with the file, the key and what is allowed."""
     try:
         # YAML 1.1 reads 1e-4 as a string; ruamel's 1.2 default reads it as a number.
         content = YAML(typ="safe", pure=True).load(Path(path).read_text())

@@ -1,7 +1,5 @@
 """DVC as study.py runs it: params.yaml is checked first, and a stopped run takes no results away.
-
-``python -m sic.pipeline repro -s edges`` stands for ``dvc repro -s edges``.
-"""
+``python -m sic.pipeline repro -s edges`` stands for ``dvc repro -s edges``."""
 
 import argparse
 import logging
@@ -55,14 +53,10 @@ def main() -> None:
 
 
 def set_params(words: list[str]) -> list[str]:
-    """Do what ``dvc exp run -S KEY=VALUE`` asks for, and return the words without it.
-
-    DVC would write params.yaml anew, in a form of its own.  What only DVC can do is left to it: to
-    add and remove keys, to try several values, to work in another folder.
-
-    Raises:
-        SicError: for a key that is not in params.yaml and a value that it cannot have.
-    """
+    """Do what ``dvc exp run -S KEY=VALUE`` asks for, and return the words without it: DVC would
+    write params.yaml anew, in a form of its own.  What only DVC can do is left to it: to add and
+    remove keys, to try several values, to work in another folder.  Raises SicError for a key that
+    is not in params.yaml and a value that it cannot have."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-S", "--set-param", action="append", default=[])
     known, others = parser.parse_known_args(words)
@@ -120,20 +114,14 @@ def _restore(before: Mapping[Path, bytes]) -> None:
         return
 
 
-# ---- profiles: sizes of the same study; only the numbers differ ---------------------------------
-#
-# A profile is a small YAML file in ``profiles/`` with the keys in which the sizes differ.  DVC
-# reads params.yaml alone, so choosing a profile means writing its numbers there.
-
+#: A profile is a small YAML file here with the keys in which sizes of the study differ.  DVC reads
+#: params.yaml alone, so choosing a profile means writing its numbers there.
 PROFILES = Path("profiles")
 
 
 def apply(name: str, params: Path = PARAMS, profiles: Path = PROFILES) -> None:
-    """Put the numbers of ``profiles/NAME.yaml`` into params.yaml.
-
-    Raises:
-        SicError: for an unknown profile, and as :func:`put`.
-    """
+    """Put the numbers of ``profiles/NAME.yaml`` into params.yaml.  Raises SicError if there is no
+    such profile, and as :func:`put`."""
     source = profiles / f"{name}.yaml"
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in profiles.glob("*.yaml"))) or "none"
@@ -142,11 +130,8 @@ def apply(name: str, params: Path = PARAMS, profiles: Path = PROFILES) -> None:
 
 
 def put(values: Mapping[str, Any], source: str, params: Path = PARAMS) -> None:
-    """Overwrite keys of params.yaml, section by section; comments and the rest stay.
-
-    Raises:
-        SicError: for a key that is not there, and for a params.yaml wrong before or after.
-    """
+    """Overwrite keys of params.yaml, section by section; comments and the rest stay.  Raises
+    SicError for a key that is not there, and for a params.yaml wrong before or after."""
     load(params)
     yaml = round_trip()
     content = yaml.load(params.read_text(encoding="utf-8"))

@@ -1,5 +1,4 @@
-"""What the sections of params.yaml have in common: strictness, the kinds of their values, and how
-faults are told."""
+"""What sections of params.yaml have in common: strictness, kinds of values, words of faults."""
 
 import difflib
 from typing import Annotated, Any, Literal, get_args, get_origin

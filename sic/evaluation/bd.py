@@ -92,8 +92,7 @@ def delta(tested: Curve, other: Curve, of: str, resamplings: int) -> Delta:
 
 def margins(tested: Curve, other: Curve) -> tuple[Points, Points]:
     """How much more rate the tested curve needs than the other, whose means rise as its own: 101
-    qualities, evenly over those that both have, and the percent at each (negative: it needs
-    less)."""
+    qualities, evenly over those that both have, and the percent at each; negative: less."""
     a, b = (curve.mean(np.full(len(curve.rate), 1 / len(curve.rate))) for curve in (tested, other))
     quality = np.linspace(max(a[1][0], b[1][0]), min(a[1][-1], b[1][-1]), 101)
     _, other_log, tested_log = bjontegaard.bd_rate(

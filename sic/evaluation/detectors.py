@@ -81,8 +81,8 @@ Detector = Callable[[Pixels], Detections]
 
 def load(settings: Detect, path: Path, device: torch.device) -> Detector:
     """The detector of the settings, any but ``none``, with the weights that :func:`weights` found;
-    torchvision's run on the device, YOLOX on the CPU.  Raises SicError if the file has other
-    weights."""
+    YOLOX runs on the CPU, torchvision's on the device.  Raises SicError if the file does not hold
+    this detector's weights."""
     if settings.detector == YOLOX:
         return Yolox(path, settings.score_threshold)
     return Torchvision(settings.detector, path, settings.score_threshold, device)
@@ -125,7 +125,7 @@ class Yolox:
     """YOLOX of any size from an ONNX file, on the CPU; raises SicError if it is no such model.
 
     The file is as YOLOX's own exporter writes it: input (1, 3, H, W), BGR from 0 to 255, padded
-    with 114 on the right and below; output (1, A, 5 + 80), one row a cell of the three grids: the
+    with 114 on the right and below; output (1, A, 5 + 80), one row per cell of the three grids: the
     box's centre and the logarithms of its size in strides, objectness, class probabilities.
     Source: Ge et al., YOLOX (arXiv 2107.08430); overlaps are suppressed as in its evaluation.
     """

@@ -28,16 +28,17 @@ _ALEXNET_LAYERS = (0, 3, 6, 8, 10)  # torchvision's numbers of the layer in each
 
 class Metrics:
     """All measures of a decoded picture; LPIPS is one of them where there is a file with AlexNet's
-    weights for ImageNet, as torchvision publishes them.  Raises SicError if it holds others."""
+    weights for ImageNet, as torchvision publishes them.  Raises SicError if it has no such
+    weights."""
 
     def __init__(self, lpips: Path | None = None) -> None:
         self.lpips = load_lpips(lpips) if lpips else None
 
     def __call__(self, image: Pixels, decoded: Pixels) -> dict[str, float]:
-        """The :data:`MEASURES` of two uint8 (H, W, 3) RGB pictures; raises ValueError for others
-        and for two shapes.  The first three are infinite where the pictures are equal to them; NaN
-        is what is not defined (MS-SSIM and LPIPS of small pictures) or not at hand (LPIPS without
-        weights)."""
+        """The :data:`MEASURES` of two uint8 (H, W, 3) RGB pictures.  The first three are infinite
+        where the pictures are equal to them; NaN is what is not defined (MS-SSIM and LPIPS of small
+        pictures) or not at hand (LPIPS without weights).  Raises ValueError if they differ in shape
+        or are not uint8."""
         return {
             "psnr": images.psnr(image, decoded),
             "psnr_y": psnr_y(image, decoded),

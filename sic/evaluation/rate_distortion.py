@@ -285,10 +285,10 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
 def metrics_json(table: pd.DataFrame) -> dict[str, Any]:
     """The means as a nested dictionary, for `dvc metrics`: codec → point → number.
 
-    Rounded to what another run gives again: bpp to 1e-4, measures to 1e-2.  Two machines, or two
-    numbers of threads, round a sample of x̂_t in 10⁵ to another side, which moves our own measures
-    by 1e-5, but VVC+M, which codes what is left, by 1e-4 to 1e-2.  An infinite mean, which JSON has
-    no number for, is left out.
+    Rounded to what another run gives again: bpp to 1e-4, measures to 1e-2; results/rd.csv has more
+    digits.  Two machines, or two numbers of threads, round a sample of x̂_t in 10⁵ to another side,
+    which moves our own measures by 1e-5, but VVC+M, which codes what is left, by 1e-4 to 1e-2.  An
+    infinite mean, which JSON has no number for, is left out.
     """
     found: dict[str, Any] = {}
     digits = {"bpp_base": 4, "bpp_additional": 4, "bpp": 4, "psnr_machine": 2}

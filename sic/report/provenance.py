@@ -36,7 +36,7 @@ _PACKAGES = ("torch", "numpy", "constriction", "imageio-ffmpeg", "pillow")
 
 
 def products() -> pd.DataFrame:
-    """What the stages left: a row a file or folder, with its hash (of a folder, of its list).
+    """What the stages left: a row per file or folder, with its hash (of a folder, of its list).
     Raises SicError if nothing has run yet."""
     if not LOCK.is_file():
         raise SicError(f"no {LOCK}: nothing has run yet; run python3 study.py first")
@@ -70,7 +70,8 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def write() -> None:
-    """Write the page, from the study's folder.  Raises SicError as :func:`products`."""
+    """Write the page, from the study's folder.  Raises SicError if nothing has run yet, or
+    params.yaml is wrong."""
     study = params.load()
     devices = {"training": study.machine.device, "coding": study.machine.coding_device}
     packages = [f"{name} {version(name)}" for name in _PACKAGES]
@@ -123,14 +124,8 @@ def files(study: Params) -> Iterator[Path]:
 
 
 def bundle(path: Path) -> int:
-    """Write the zip, whole or not at all; everything lies in one folder of the zip's name.
-
-    Returns:
-        Bytes of the zip.
-
-    Raises:
-        SicError: if the report has not been made, or not from what lies here now.
-    """
+    """Write the zip, whole or not at all, and return its bytes; everything lies in one folder of
+    its name.  Raises SicError if the report has not been made, or not from what lies here now."""
     study = params.load()
     wanted = list(files(study))
     if changed := _changed():

@@ -30,7 +30,6 @@ from sic.training.run import Run
 from sic.work import ARTIFACTS, checkpoint
 
 AnyCodec = TypeVar("AnyCodec", bound=TCM)
-
 #: `init` that stands for new weights; a marker file, so that DVC has one path to depend on.
 SCRATCH = "scratch"
 BASE = checkpoint("sa_icm")
@@ -59,11 +58,8 @@ class Job:
 
 
 def job(study: params.Params, name: str) -> Job:
-    """The job of a codec by its name: ``sa_icm``, ``lic/q2``, ``fusion/m5-q2``, ….
-
-    Raises:
-        SicError: for a name that params.yaml does not ask for.
-    """
+    """The job of a codec by its name: ``sa_icm``, ``lic/q2``, ``fusion/m5-q2``, ….  Raises SicError
+    for a name that params.yaml does not ask for."""
     if name not in study.codecs:
         raise SicError(f"params.yaml trains no codec {name!r}: there are {', '.join(study.codecs)}")
     stage, _, item = name.partition("/")
@@ -128,18 +124,13 @@ def finish(job: Job, history: pd.DataFrame) -> None:
 def initial(
     empty: Callable[[], AnyCodec], settings: params.Training, seed: int, item: str
 ) -> tuple[AnyCodec, str]:
-    """The codec a stage starts from: new weights from the seed, or those of a checkpoint.
+    """The codec a stage starts from, and the file it started from, or `scratch`: new weights from
+    the seed, or those of a checkpoint.
 
-    A codec may start from any other of its size; an additional one, from the first m slices of
-    a base, a LIC, or an additional codec that has as many.  `init` of the settings is a checkpoint,
-    a folder that has one for each item (`q2.safetensors`, `m5-q2.safetensors`, …), or ends in
-    `scratch`.
-
-    Returns:
-        The codec, and the file it started from, or `scratch`.
-
-    Raises:
-        SicError: if the checkpoint is not there, or not of a size that fits.
+    A codec may start from any other of its size; an additional one, from the first m slices of a
+    base, a LIC, or an additional codec that has as many.  `init` of the settings is a checkpoint, a
+    folder that has one for each item (`q2.safetensors`, `m5-q2.safetensors`, …), or ends in
+    `scratch`.  Raises SicError if the checkpoint is not there, or not of a size that fits.
     """
     torch.manual_seed(seed)
     codec = empty()
@@ -199,18 +190,14 @@ def widths(settings: params.Codec) -> dict[str, Any]:
 def ship(
     names: list[str], study: params.Params, artifacts: Path = ARTIFACTS, folder: Path = WEIGHTS
 ) -> Path:
-    """Round trained codecs to float16 and write ``folder/<name>.safetensors`` and the cards.
+    """Round trained codecs to float16 and write ``folder/<name>.safetensors`` and the file of the
+    cards, which describes every codec that is there and is returned.
 
     Rounding halves the files and changes pictures less than training noise does.  The base is
     shipped first and taken up as it is (``train: false``), so that what builds on it was trained on
     just the weights that stand beside it.  Codecs that were shipped before keep their files.
-
-    Returns:
-        The file of the cards, which describes every codec that is there.
-
-    Raises:
-        SicError: for a name that is no codec, a codec that has not been trained, or one that was
-            trained on another base than the one that is shipped.
+    Raises SicError for a name that is no codec, and for a codec that has not been trained, or on
+    another base than the one that is shipped.
     """
     known = study.codecs
     if unknown := [name for name in names if name not in known]:

@@ -1,11 +1,8 @@
-"""One training loop for every codec of the study.
+"""One training loop for every codec of the study; only the loss differs between them.
 
-What differs between SA-ICM, the human LIC, the additional and the difference codec is the loss;
-crops, optimisers, validation and checkpoints are the same.  Every random number follows from the
-seed, the number of the step and the part of the batch, so that a run that was stopped continues as
-if it never had been, and several processes compute what one would.
-
-Started by torchrun or SLURM, the processes share the parts of each batch (data parallel, through
+Every random number follows from the seed, the number of the step and the part of the batch, so that
+a run that was stopped continues as if it never had been, and several processes compute what one
+would.  Started by torchrun or SLURM, they share the parts of each batch (data parallel, through
 Lightning Fabric).
 """
 
@@ -41,12 +38,8 @@ if TYPE_CHECKING:  # importing it takes as long as PyTorch and all else together
 
 def fabric(settings: params.Train, on: torch.device) -> "Fabric":
     """This process among those that train one codec together on such a device; alone unless
-    torchrun or SLURM started several.
-
-    Raises:
-        SicError: if the batch cannot be shared evenly, the device is not there, or the environment
-            does not say where the other processes are.
-    """
+    torchrun or SLURM started several.  Raises SicError if the batch cannot be shared evenly, the
+    device is not there, or the environment does not say where the other processes are."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
@@ -80,10 +73,8 @@ def fabric(settings: params.Train, on: torch.device) -> "Fabric":
 
 
 def _places(worker: Worker) -> dict[str, str]:
-    """The variables by which processes find each other, as torchrun sets them.
-
-    srun's processes meet on the step's first machine, at a port of the step's number.
-    """
+    """The variables by which processes find each other, as torchrun sets them; srun's processes
+    meet on the step's first machine, at a port of the step's number."""
     here = dict(os.environ)
     if "RANK" not in here:
         from lightning_fabric.plugins.environments import SLURMEnvironment
@@ -119,18 +110,14 @@ def train(
     folder: Path = Path("checkpoints"),
     show: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
-    """Train a codec in place, or continue a run that was stopped.
+    """Train a codec in place, or continue a run that was stopped; returns the history: step, split
+    (train or validation), loss, bpp, psnr.
 
     The codec comes with its initial weights, and is in eval mode on the CPU afterwards.  The state
     of an unfinished run lies in ``folder/<run.name>/<fingerprint>/``; :func:`forget` removes it
     when its results are safe.  ``show`` is called with the history so far after every validation.
-
-    Returns:
-        The history: step, split (train or validation), loss, bpp, psnr.
-
-    Raises:
-        SicError: if the loss is not finite, a checkpoint cannot be written, or another process
-            trains this run.
+    Raises SicError if the loss is not finite, a checkpoint cannot be written, or another process
+    trains this run.
     """
     joined = fabric(run.settings, work.device(run.machine.device))
     here = folder / run.name / run.fingerprint(codec)
@@ -193,10 +180,8 @@ def forget(name: str, folder: Path = Path("checkpoints")) -> None:
 
 
 def _parts(run: Run, first_step: int, joined: "Fabric") -> DataLoader[Crop]:
-    """The parts of the batches that this process computes, from ``first_step`` on, to be read once.
-
-    Part p of step s has the crops s·batch + p·size … + size − 1, whoever computes it.
-    """
+    """The parts of the batches that this process computes, from ``first_step`` on, to be read once;
+    part p of step s has the crops s·batch + p·size … + size − 1, whoever computes it."""
     settings = run.settings
     size = settings.batch // settings.accumulate
     firsts = (
@@ -215,11 +200,9 @@ def _parts(run: Run, first_step: int, joined: "Fabric") -> DataLoader[Crop]:
 def _step(
     state: State, step_loss: StepLoss, parts: Iterator[Crop], run: Run, joined: "Fabric"
 ) -> float:
-    """One step of both optimisers; returns L.
-
-    Gradients are averaged in one all-reduce rather than by DDP's hooks: those cannot tell the
-    gradients of L from those of the bottleneck's auxiliary loss.
-    """
+    """One step of both optimisers; returns L.  Gradients are averaged in one all-reduce rather than
+    by DDP's hooks: those cannot tell the gradients of L from those of the bottleneck's auxiliary
+    loss."""
     settings = run.settings
     state.codec.train()
     state.net.zero_grad()

@@ -27,12 +27,10 @@ _CODE = ("sic.training.loop.train", "sic.codec.loss", "sic.codec.fusion")
 
 
 def rate_factor(step: int, steps: int, settings: params.Train) -> float:
-    """What the learning rate is multiplied by at a step, from 0, of so many: in [0, 1].
-
-    It rises linearly over the warm-up; with `multistep` it drops by 10 after each share of the
-    steps in `milestones` (TCM's recipe: 45/50 and 48/50), with `cosine` it falls to 0 over the
-    steps after the warm-up.
-    """
+    """What the learning rate is multiplied by at a step, from 0, of so many: in [0, 1].  It rises
+    linearly over the warm-up; with `multistep` it drops by 10 after each share of the steps in
+    `milestones` (TCM's recipe: 45/50 and 48/50), with `cosine` it falls to 0 over the steps after
+    the warm-up."""
     warm = min((step + 1) / (settings.warmup + 1), 1.0)
     if settings.schedule == "multistep":
         passed = sum(step >= round(share * steps) for share in settings.milestones)
@@ -42,13 +40,9 @@ def rate_factor(step: int, steps: int, settings: params.Train) -> float:
 
 
 def write_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
-    """Write ``STEP-SHA256.pt``, whole or not at all, and remove all but the last two.
-
-    The checksum is for what a file system may still do to the file.
-
-    Raises:
-        SicError: if it cannot be written; the checkpoints before it stay.
-    """
+    """Write ``STEP-SHA256.pt``, whole or not at all, and remove all but the last two; the checksum
+    is for what a file system may still do.  Raises SicError if it cannot be written; those before
+    it stay."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()
@@ -58,10 +52,8 @@ def write_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
 
 
 def newest_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The content of the newest checkpoint that is whole; None if there is none.
-
-    A damaged one is named on stderr and removed, and the one before it is used.
-    """
+    """The content of the newest checkpoint that is whole, or None.  A damaged one is named on
+    stderr and removed, and the one before it is used."""
     for path in _newest_first(folder):
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest()[:16] == path.stem.partition("-")[2]:
@@ -80,12 +72,10 @@ def _newest_first(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Run:
-    """All that a training run depends on besides code: equal runs give equal weights.
-
-    Its name is that in messages and under ``checkpoints/``; 0 steps take the codec as it is and
-    only validate it; crops and noise follow from the seed; ``about`` holds what else matters (λ, m,
-    the base's fingerprint, …), as JSON; no result depends on ``machine``.
-    """
+    """All that a training run depends on besides code: equal runs give equal weights.  Its name is
+    that in messages and under ``checkpoints/``; 0 steps take the codec as it is and only validate
+    it; crops and noise follow from the seed; ``about`` holds what else matters (λ, m, the base's
+    fingerprint, …), as JSON; no result depends on ``machine``."""
 
     name: str
     settings: params.Train
@@ -114,9 +104,9 @@ class Run:
 class History:
     """L, bits per pixel and PSNR over the steps, in training and on the validation images.
 
-    ``loss`` is L, ``bpp`` is R(y) + R(z), ``psnr`` is in dB, before rounding, on the edges for (2);
-    it is empty (NaN) where there was no error to measure, as on photos without an edge.
-    Training rows are means over the steps since the row before.
+    ``loss`` is L, ``bpp`` is R(y) + R(z), ``psnr`` is in dB, before rounding, on the edges for (2),
+    and NaN where there was no error to measure, as on photos without an edge.  Training rows are
+    means over the steps since the row before.
     """
 
     COLUMNS = ("step", "split", "loss", "bpp", "psnr")
