@@ -33,13 +33,8 @@ def kmac_per_pixel(run: Callable[[], object], pixels: int) -> float:
 
 @torch.no_grad()
 def coding_kmac(codec: TCM, side: int = 128) -> dict[str, float]:
-    """Thousands of multiply-accumulates per pixel of coding, as the codec's equations stand.
-
-    They are counted on a square image, whose ``side`` is a multiple of 128.
-
-    Returns:
-        `encoder`: g_a, h_a and the entropy model; `decoder`: the entropy model and g_s.
-    """
+    """Thousands of multiply-accumulates per pixel: `encoder` is g_a, h_a and the entropy model,
+    `decoder` the entropy model and g_s.  ``side``, of a square image, is a multiple of 128."""
     # On the meta device nothing is computed, and no fast algorithm has fewer operations.
     codec = copy.deepcopy(codec).to("meta").eval()
     x = next(codec.parameters()).new_zeros(1, 3, side, side)
@@ -59,11 +54,8 @@ def coding_kmac(codec: TCM, side: int = 128) -> dict[str, float]:
 
 
 def table_1(N: int, M: int, num_slices: int, widths: Widths) -> pd.DataFrame:
-    """Table I at any size: parameters and operations of the base and of the additional codecs.
-
-    Returns:
-        One row per codec: `codec`, `m`, `parameters`; kMAC per pixel of `encoder` and `decoder`.
-    """
+    """Table I at any size: one row per codec, the base and then the additional codec of each m,
+    with its `parameters` and the kMAC per pixel of `encoder` and `decoder`."""
     sizes, rows = (N, M, num_slices, widths), []
     for m in (None, *range(1, num_slices + 1)):
         with torch.device("meta"):  # sizes without memory
@@ -75,13 +67,8 @@ def table_1(N: int, M: int, num_slices: int, widths: Widths) -> pd.DataFrame:
 
 @dataclass
 class Cost:
-    """Filled in when :func:`measure` ends.
-
-    Args:
-        seconds: wall time.
-        peak_bytes: the most memory held at once: on a GPU what PyTorch had allocated there, on
-            the CPU what the whole process held, with libraries and weights.
-    """
+    """Wall time and peak memory, filled in when :func:`measure` ends: on a GPU what PyTorch had
+    allocated there, on the CPU what the whole process held, with libraries and weights."""
 
     seconds: float = 0.0
     peak_bytes: int = 0

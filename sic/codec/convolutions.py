@@ -1,9 +1,8 @@
-"""Convolutions of the transforms, and the residual blocks and divisive normalisation of them.
+"""Convolutions of the transforms, and their residual blocks and divisive normalisation.
 
-The layers are those of CompressAI by which LIC-TCM was published, with its parameter names and
-initial values.  They are written out here because importing CompressAI costs more than everything
-else together, and because 3×3 convolutions have a fast path (:mod:`sic.codec.fast`).  Feature maps
-are (B, C, H, W).
+These are CompressAI's layers, with the published parameter names and initial values, written out
+because importing CompressAI is slow and 3×3 convolutions have a fast path (:mod:`sic.codec.fast`).
+Feature maps are (B, C, H, W).
 """
 
 from typing import Any
@@ -43,10 +42,8 @@ class LowerBound(nn.Module):
 
 
 class NonNegative(nn.Module):
-    """A parameter that stays at ``minimum`` or above: the square of what is trained, less 2⁻³⁶.
-
-    The reparametrisation of Ballé et al. (ICLR 2016) for β and γ.
-    """
+    """A parameter kept at ``minimum`` or above by the reparametrisation of Ballé et al. (ICLR 2016)
+    for β and γ: it is the square of what is trained, less 2⁻³⁶."""
 
     pedestal: Tensor
 
@@ -97,11 +94,9 @@ def subpel_conv3x3(channels_in: int, channels_out: int, factor: int) -> nn.Seque
 
 
 class GDN(nn.Module):
-    """Divisive normalisation x_i / √(β_i + Σ_j γ_ij x_j²), or times the root if inverse.
-
-    Ballé et al., *Density Modeling of Images Using a Generalized Normalization Transformation*
-    (ICLR 2016).
-    """
+    """x_i / √(β_i + Σ_j γ_ij x_j²), or times the root if inverse: divisive normalisation, Ballé et
+    al., *Density Modeling of Images Using a Generalized Normalization Transformation* (ICLR
+    2016)."""
 
     def __init__(self, channels: int, inverse: bool = False) -> None:
         super().__init__()

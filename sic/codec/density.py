@@ -1,8 +1,7 @@
 """Probabilities of the symbols: the learned distribution of z, and the Gaussians of y.
 
-Ballé et al., *Variational Image Compression with a Scale Hyperprior* (ICLR 2018), as CompressAI
-has them: the same parameter names, initial values and likelihoods.  The range coder and its
-tables are in :mod:`sic.stream.entropy`.
+Ballé et al., *Variational Image Compression with a Scale Hyperprior* (ICLR 2018), with CompressAI's
+parameter names, initial values and likelihoods.  :mod:`sic.stream.entropy` has the range coder.
 """
 
 import math
@@ -39,11 +38,8 @@ class _Density(nn.Module):
 
 
 class EntropyBottleneck(_Density):
-    """A learned distribution for each channel of z, given by its cumulative function.
-
-    The cumulative function is σ(f₅ ∘ … ∘ f₁) with maps f_i(v) = g_i(softplus(H_i) v + b_i),
-    g_i(v) = v + tanh(a_i) tanh(v), which is monotone by construction.
-    """
+    """A learned distribution for each channel of z by its cumulative function σ(f₅ ∘ … ∘ f₁), with
+    monotone f_i(v) = g_i(softplus(H_i) v + b_i) and g_i(v) = v + tanh(a_i) tanh(v)."""
 
     target: Tensor
 
@@ -74,10 +70,8 @@ class EntropyBottleneck(_Density):
         return self.quantiles[:, :, 1:2]
 
     def logits(self, x: Tensor, frozen: bool = False) -> Tensor:
-        """Logits of the cumulative function at x (channels, 1, values), of the same shape.
-
-        If ``frozen``, no gradient reaches the distribution.
-        """
+        """Logits of the cumulative function at x (channels, 1, values), of the same shape; if
+        ``frozen``, no gradient reaches the distribution."""
         for i, matrix in enumerate(self.matrices):
             bias = self.biases[i]
             x = F.softplus(matrix.detach() if frozen else matrix) @ x

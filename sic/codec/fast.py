@@ -1,8 +1,6 @@
 """What makes the layers quick and leaves their equations alone: helpers, each with its reason.
 
-Which pixel stands in which window; attention by PyTorch's fused kernel; few windows at a time; 1×1
-convolutions as matrix products; 3×3 convolutions by Winograd's algorithm.  Where gradients are
-asked for, all of them are plain PyTorch, which differentiates them.
+Where gradients are asked for, all of them are plain PyTorch, which differentiates them.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,15 +28,10 @@ Kinds = Sequence[tuple[int, Tensor]]
 class Windows:
     """The windows of a batch of feature maps; those that need the same mask stand together.
 
-    Only the last row and column of shifted windows need a mask at all; sorted so, attention runs
-    once for each mask instead of adding one to every window.
-
-    Args:
-        window: side of a window.
-        order: (B·H·W,) place of each token in the rasters, window after window; ``back`` undoes it.
-        kinds: number of windows of each kind, and the pairs of tokens that may attend to each
-            other, (window², window²) bool; None: all of them.
-    """
+    Only the last row and column of shifted windows need a mask; sorted so, attention runs once for
+    each mask.  ``order`` (B·H·W,) is the place of each token in the rasters, window after window,
+    and ``back`` undoes it.  ``kinds`` has the number of windows of each kind and the pairs of
+    tokens that may attend to each other, (window², window²) bool, or None for all of them."""
 
     window: int
     order: Tensor
@@ -55,11 +48,8 @@ class Windows:
 
 
 def windows_of(x: Tensor, window: int, shift: int) -> Windows:
-    """The windows of tokens x (B, H, W, C) after everything has moved up and left by ``shift``.
-
-    Raises:
-        ValueError: if H or W is no multiple of the window.
-    """
+    """The windows of tokens x (B, H, W, C) after everything has moved up and left by ``shift``; a
+    ValueError tells that H or W is no multiple of the window."""
     batch, height, width, _ = x.shape
     if height % window or width % window:
         raise ValueError(
@@ -74,11 +64,8 @@ def windows_of(x: Tensor, window: int, shift: int) -> Windows:
 def windows(
     batch: int, height: int, width: int, window: int, shift: int, device: torch.device
 ) -> Windows:
-    """:func:`windows_of` a size, worked out once and kept.
-
-    The shift brings pixels from opposite borders of the image into the last row and the last
-    column of windows; there, only pixels from the same side may see each other.
-    """
+    """:func:`windows_of` a size, kept.  A shift brings pixels from opposite borders into the last
+    row and column of windows, where only pixels from the same side may see each other."""
     place = torch.arange(batch * height * width).reshape(batch, height, width)
     place = place.roll((-shift, -shift), dims=(1, 2))
     rows, cols = height // window, width // window
@@ -105,11 +92,8 @@ def windows(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, kinds: Kinds) -> Tensor:
-    """softmax(q kᵀ / √c + bias) v in each window, one kind of windows after the other.
-
-    q, k, v and what comes back are (windows, heads, window², c), the biases (1, heads, window²,
-    window²).
-    """
+    """softmax(q kᵀ / √c + bias) v in each window, kind after kind; q, k, v and what comes back are
+    (windows, heads, window², c), the biases (1, heads, window², window²)."""
     counts = [count for count, _ in kinds]
     of_kind = zip(*(part.split(counts) for part in (q, k, v)), kinds, strict=True)
     parts = [_attend(q, k, v, bias.to(q.dtype)) for q, k, v, (_, bias) in of_kind]
@@ -124,10 +108,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 
 def few_at_a_time(block: Callable[[Tensor, Kinds], Tensor], x: Tensor, kinds: Kinds) -> Tensor:
-    """``block(x, kinds)``; without gradients for :data:`TOKENS` at a time, to save memory.
-
-    The block maps windows (windows, window², C) to windows, none of which sees another.
-    """
+    """``block(x, kinds)``; without gradients for :data:`TOKENS` at a time, to save memory.  It maps
+    windows (windows, window², C) to windows, none of which sees another."""
     if torch.is_grad_enabled():
         return block(x, kinds)
     step = max(TOKENS // x.shape[1], 1)
@@ -137,19 +119,15 @@ def few_at_a_time(block: Callable[[Tensor, Kinds], Tensor], x: Tensor, kinds: Ki
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """1×1 convolution (B, C, H, W) → (B, K, H, W) as the matrix product that it is.
-
-    The weight is (K, C) or (K, C, 1, 1), the bias (K,).
-    """
+    """1×1 convolution (B, C, H, W) → (B, K, H, W) as the matrix product that it is, of a weight
+    (K, C) or (K, C, 1, 1) and a bias (K,)."""
     matrix = weight.flatten(1).expand(len(x), -1, -1)
     return torch.baddbmm(bias[:, None], matrix, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def map_and_tokens(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of ``layer(x)``, a 1×1 convolution: the second is never laid out as a map.
-
-    (B, C, H, W) → feature map (B, N, H, W) and tokens (B, H, W, N).
-    """
+    """Both halves of ``layer(x)``, a 1×1 convolution of (B, C, H, W): a feature map (B, N, H, W),
+    and tokens (B, H, W, N), which are never laid out as a map."""
     assert layer.bias is not None
     to_map, to_tokens = layer.weight.flatten(1).chunk(2)
     bias_map, bias_tokens = layer.bias.chunk(2)
@@ -160,10 +138,8 @@ def map_and_tokens(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def merged(layer: nn.Conv2d, features: Tensor, tokens: Tensor, plus: Tensor) -> Tensor:
-    """``plus`` + ``layer`` of both halves, a 1×1 convolution; they are never put side by side.
-
-    Feature map (B, N, H, W), tokens (B, H, W, N) and ``plus`` (B, C, H, W) → (B, C, H, W).
-    """
+    """``plus`` (B, C, H, W) + ``layer``, a 1×1 convolution, of a feature map (B, N, H, W) and
+    tokens (B, H, W, N), which are never put side by side."""
     assert layer.bias is not None
     from_map, from_tokens = (
         half.expand(len(plus), -1, -1) for half in layer.weight.flatten(1).chunk(2, dim=1)
@@ -174,11 +150,9 @@ def merged(layer: nn.Conv2d, features: Tensor, tokens: Tensor, plus: Tensor) -> 
 
 
 def winograd_applies(x: Tensor, weight: Tensor) -> bool:
-    """Whether a 3×3 convolution of stride 1 runs by Winograd's algorithm, in a third of the time.
-
-    NNPACK, which has it, comes with PyTorch for x86-64 and ARM, works in float32 only and gives no
-    gradients; its results differ by a few times what rounding to float32 does.
-    """
+    """Whether a 3×3 convolution of stride 1 runs by Winograd's algorithm, in a third of the time:
+    in float32 and without gradients, where PyTorch has NNPACK (x86-64 and ARM).  Its results differ
+    by a few times what rounding to float32 does."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -209,14 +183,10 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-# ---- pictures too large for memory ---------------------------------------------------------------
-#
-# Transforms of pictures too large for memory: a stripe of rows at a time, with no seam.
-#
-# What g_a and g_s make of a place depends on a finite part of the picture: convolutions reach a
-# pixel or two, windows of attention up to their own border.  A stripe that is computed with that
-# many rows around it comes out as it would inside the whole picture, but for the order in which
-# floats are added up.
+# Pictures too large for memory are transformed a stripe of rows at a time, with no seam.  What g_a
+# and g_s make of a place depends on a finite part of the picture: convolutions reach a pixel or
+# two, windows of attention up to their own border.  A stripe computed with that many rows around it
+# comes out as inside the whole picture, but for the order in which floats are added up.
 
 #: Pixels up to which a picture is transformed as a whole, and of a stripe of a larger one: at
 #: N = 128 either needs about 5 GB.

@@ -4,8 +4,7 @@
             │                            │
             └── additional TCM ── ŷa ─── + ── g_human ─── x̂      for people
 
-The additional codec has m ≤ n slices of the base's width; its ŷa is added to the first m slices
-of the base's ŷ.
+ŷa has m ≤ n slices of the base's width, which are added to the first m slices of the base's ŷ.
 """
 
 import torch
@@ -15,19 +14,15 @@ from sic.codec.tcm import TCM, CodecOutput, Widths
 
 
 def fuse(y_hat: Tensor, ya_hat: Tensor) -> Tensor:
-    """(6)(7): ŷf_k = ŷ_k + ŷa_k for k ≤ m, and ŷ_k for m < k ≤ n, as a new tensor.
-
-    ŷ is (B, M, h, w), ŷa (B, m·M/n, h, w).
-    """
+    """(6)(7): ŷf_k = ŷ_k + ŷa_k for k ≤ m, and ŷ_k for m < k ≤ n, of ŷ (B, M, h, w) and ŷa
+    (B, m·M/n, h, w), as a new tensor."""
     added = ya_hat.shape[1]
     return torch.cat((y_hat[:, :added] + ya_hat, y_hat[:, added:]), dim=1)
 
 
 class AdditionalCodec(TCM):
-    """The TCM that codes m slices of additional information, 1 ≤ m ≤ n; its g_s is g_human.
-
-    N, M, n and widths are those of the base; a ValueError tells that they or m do not fit.
-    """
+    """The TCM that codes m slices of additional information, 1 ≤ m ≤ n; its g_s is g_human, and N,
+    M, n and widths are those of the base.  A ValueError tells that they or m do not fit."""
 
     def __init__(
         self, m: int, N: int = 128, M: int = 320, num_slices: int = 5, widths: Widths | None = None
@@ -40,12 +35,8 @@ class AdditionalCodec(TCM):
         self.m, self.base_M, self.base_slices = m, M, num_slices
 
     def forward(self, x: Tensor, y_hat_base: Tensor) -> CodecOutput:  # type: ignore[override]
-        """(6)–(8): code x (B, 3, H, W) given the base's ŷ for it (B, M, H/16, W/16).
-
-        Returns:
-            ``y_hat`` is the fused latent ŷf, ``ya_hat`` the part this codec adds,
-            ``likelihoods`` those of ya and za alone.
-        """
+        """(6)–(8): code x (B, 3, H, W) given the base's ŷ (B, M, H/16, W/16).  ``y_hat`` is the
+        fused latent ŷf, ``ya_hat`` this codec's part, ``likelihoods`` are those of ya and za."""
         ya_hat, likelihoods = self.code_latent(self.g_a(x))
         y_hat = fuse(y_hat_base, ya_hat)
         return CodecOutput(
@@ -54,14 +45,12 @@ class AdditionalCodec(TCM):
 
     @torch.no_grad()
     def start_from(self, codec: TCM) -> None:
-        """Take the first m slices of another codec on the same base's size, and its g_s.
+        """Take the first m slices, and g_s, of another codec on the same base's size.
 
-        From an additional codec of as many slices or more they come as they are.  From a base or a
-        human LIC the encoder starts at half the strength: a base and an additional codec that
-        start alike send much the same latent; added up, that is twice what g_s knows.
-
-        Raises:
-            ValueError: if the codec is of another size, or has fewer slices.
+        An additional codec's come as they are.  From a base or a human LIC the encoder starts at
+        half the strength: a base and an additional codec that start alike send much the same
+        latent; added up, that is twice what g_s knows.  A ValueError tells that the codec is of
+        another size, or has fewer slices.
         """
         given = codec.state_dict()
         if isinstance(codec, AdditionalCodec):
@@ -95,10 +84,7 @@ class DifferenceCodec(TCM):
     """The DC model: a TCM that codes d = x − x̂_t; what it decodes is added to x̂_t."""
 
     def forward(self, x: Tensor, x_hat_t: Tensor) -> CodecOutput:  # type: ignore[override]
-        """Code x given the base's decoded pictures x̂_t as the decoder has them, (B, 3, H, W) both.
-
-        Returns:
-            ``x_hat`` = x̂_t + d̂ unclamped; ``y_hat`` and ``likelihoods`` are those of d.
-        """
+        """Code x given x̂_t as the decoder has it, (B, 3, H, W) both: ``x_hat`` = x̂_t + d̂, not
+        clamped; ``y_hat`` and ``likelihoods`` are those of d."""
         y_hat, likelihoods = self.code_latent(self.g_a(x - x_hat_t))
         return CodecOutput(x_hat=x_hat_t + self.g_s(y_hat), y_hat=y_hat, likelihoods=likelihoods)

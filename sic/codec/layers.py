@@ -1,11 +1,8 @@
 """Blocks with attention: the conv-transformer block of TCM, and SWAtten of its slice networks.
 
 Liu et al., *Learned Image Compression with Mixed Transformer-CNN Architectures* (CVPR 2023),
-Sections 3.2 and 3.3.  Module and parameter names are those of the published checkpoints.
-
-Feature maps are (B, C, H, W); tokens are the same numbers as (B, H, W, C), because LayerNorm and
-the linear maps act on the last axis.  How windows are cut, and what else is done for speed, stands
-in :mod:`sic.codec.fast`.
+Sections 3.2 and 3.3, with the published module and parameter names.  Feature maps are (B, C, H, W);
+tokens are the same numbers as (B, H, W, C), as LayerNorm and linear maps act on the last axis.
 """
 
 import torch
@@ -16,16 +13,11 @@ from sic.codec.convolutions import ResidualBlock, ResidualUnit, conv1x1
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention inside windows (W), or inside windows shifted by half (SW).
+    """Multi-head self-attention inside windows (W), or inside windows ``shifted`` by half (SW).
 
-    In each head, softmax(q kᵀ / √c + B) v; the bias B_ij depends on where token j lies as seen from
-    token i, and is trained.
-
-    Args:
-        dim: channels in and out.
-        head_dim: c, channels per head; must divide ``dim``.
-        window: side of a window, in latent pixels.
-        shifted: SW if True, W if False.
+    In each head of c = ``head_dim`` channels, which must divide ``dim``, softmax(q kᵀ / √c + B) v;
+    the trained bias B_ij depends on where token j lies as seen from token i.  A window has
+    ``window``² latent pixels.
     """
 
     relative_index: Tensor
@@ -43,7 +35,6 @@ class WindowAttention(nn.Module):
         )
         nn.init.trunc_normal_(self.relative_position_params, std=0.02)
         self.linear = nn.Linear(dim, dim)
-
         place = torch.cartesian_prod(torch.arange(window), torch.arange(window))
         row, column = (place[:, None] - place[None, :] + window - 1).unbind(-1)
         # Not persistent: the published state dicts have no such key.
@@ -126,11 +117,8 @@ class SwinPair(nn.Module):
 
 
 class SWAtten(nn.Module):
-    """Swin-transformer attention module of the slice networks: x + a(x) ⊙ σ(b(SW(W(x)))).
-
-    CompressAI's attention block, whose gate σ(b) comes from a W and an SW block, computed at
-    ``inner`` channels between two 1×1 convolutions.
-    """
+    """SWAtten of the slice networks: x + a(x) ⊙ σ(b(SW(W(x)))), CompressAI's attention block with
+    its gate from a W and an SW block, at ``inner`` channels between two 1×1 convolutions."""
 
     def __init__(self, dim: int, inner: int, head_dim: int, window: int) -> None:
         super().__init__()

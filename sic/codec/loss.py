@@ -1,7 +1,6 @@
-"""The losses (1)–(3): rate in bits per pixel plus λ·255²·mse.
+"""The losses (1)–(3): rate in bits per pixel plus λ·255²·mse, as the paper's λ are for 8 bits.
 
 (1) and (3) are the same function of different codecs; (2) sees only the pixels of the edge mask.
-λ multiplies 255²·mse because the paper's λ belong to 8-bit values and images here are in [0, 1].
 """
 
 from collections.abc import Callable
@@ -35,11 +34,9 @@ def bits_per_pixel(likelihoods: Likelihoods, pixels: int) -> tuple[Tensor, Tenso
 def rate_distortion(
     output: CodecOutput, x: Tensor, lmbda: float, m_x: Tensor | None = None
 ) -> Loss:
-    """(1) and (3), of what a codec returned for x (B, 3, H, W) in [0, 1]; with an edge mask, (2).
-
-    The mask m_x is (B, 1, H, W) of 0 and 1; the mean stays one over all pixels, so that pixels off
-    the edges cost nothing.
-    """
+    """(1) and (3), of what a codec returned for x (B, 3, H, W) in [0, 1]; with an edge mask m_x
+    (B, 1, H, W) of 0 and 1, (2), whose mean is still over all pixels: those off the edges cost
+    nothing."""
     batch, _, height, width = x.shape
     bpp_y, bpp_z = bits_per_pixel(output["likelihoods"], batch * height * width)
     error = x - output["x_hat"]

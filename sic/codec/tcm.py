@@ -36,12 +36,8 @@ class Likelihoods(TypedDict):
 
 
 class CodecOutput(TypedDict):
-    """What a codec's forward returns, after CompressAI's convention.
-
-    x_hat: decoded image (B, 3, H, W), unclamped.
-    y_hat: quantised latent that g_s decodes (B, M, H/16, W/16).
-    ya_hat: the part of it that the additional codec adds (only there).
-    """
+    """What a forward returns: x̂ (B, 3, H, W), not clamped; the ŷ (B, M, H/16, W/16) that g_s
+    decodes; of an additional codec also ŷa, its part of that; and the likelihoods."""
 
     x_hat: Tensor
     y_hat: Tensor
@@ -53,12 +49,8 @@ class CodecOutput(TypedDict):
 class Widths:
     """Widths of the parts that TCM fixes and the small models shrink; defaults are published.
 
-    Args:
-        hyper: channels of z.
-        context: inner channels of the slice networks μ, σ and LRP.
-        attention: inner channels of SWAtten.
-        head_dims: channels per head in the three stages of g_a (g_s has them reversed).
-        hyper_head_dim, attention_head_dim: the same for h_a, h_s and for SWAtten.
+    They are the channels of z, the inner ones of the slice networks (``context``) and of SWAtten
+    (``attention``), and those per head in g_a's three stages (g_s reverses them), h_a and SWAtten.
     """
 
     hyper: int = 192
@@ -164,15 +156,9 @@ def slice_networks(channels_in: Sequence[int], out: int, widths: Widths) -> nn.M
 class TCM(nn.Module):
     """The codec: human LIC, SA-ICM base and difference codec differ only in how it is trained.
 
-    Args:
-        N: channels of each half of a conv-transformer block.
-        M: channels of the latent y.
-        num_slices: n, the channel slices of y, coded one after the other.
-        widths: the remaining widths.
-        image_latent: channels of the latent that g_s decodes (M unless the codec is fused).
-
-    Raises:
-        ValueError: if a size is below 1, n does not divide M, or a head dim its channels.
+    N is the channels of each half of a conv-transformer block, M those of the latent y, which is
+    coded in n = ``num_slices`` slices; g_s decodes ``image_latent`` channels, M unless it is fused.
+    A ValueError tells that a size is below 1, n does not divide M, or a head dim its channels.
     """
 
     def __init__(
@@ -192,13 +178,11 @@ class TCM(nn.Module):
             raise ValueError(f"num_slices={num_slices} does not divide M={M}")
         self.N, self.M, self.num_slices, self.widths = N, M, num_slices, widths
         self.slice_channels = M // num_slices
-
         self.g_a = analysis(N, M, widths)
         self.g_s = synthesis(N, image_latent or M, widths)
         self.h_a = hyper_analysis(N, M, widths)
         self.h_mean_s = hyper_synthesis(N, M, widths)
         self.h_scale_s = hyper_synthesis(N, M, widths)
-
         width = self.slice_channels
         support = [M + width * k for k in range(num_slices)]  # the hyper-latent and slices before
         self.atten_mean = self._attentions(support)
@@ -221,15 +205,9 @@ class TCM(nn.Module):
     def slice_parameters(
         self, k: int, latent_means: Tensor, latent_scales: Tensor, decoded: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Entropy parameters of slice k, counted from 0.
-
-        Args:
-            latent_means, latent_scales: h_mean_s(ẑ) and h_scale_s(ẑ), (B, M, H/16, W/16).
-            decoded: ŷ of the slices before, each (B, M/n, H/16, W/16).
-
-        Returns:
-            μ_k and σ_k (B, M/n, H/16, W/16), and the features LRP_k starts from.
-        """
+        """μ_k and σ_k (B, M/n, H/16, W/16) of slice k, counted from 0, and the features LRP_k
+        starts from, given h_mean_s(ẑ) and h_scale_s(ẑ), (B, M, H/16, W/16), and ŷ of the slices
+        before, each (B, M/n, H/16, W/16)."""
         mean_support = self.atten_mean[k](torch.cat((latent_means, *decoded), dim=1))
         scale_support = self.atten_scale[k](torch.cat((latent_scales, *decoded), dim=1))
         mu = full_precision(self.cc_mean_transforms[k](mean_support))
@@ -242,10 +220,8 @@ class TCM(nn.Module):
 
     def code_latent(self, y: Tensor) -> tuple[Tensor, Likelihoods]:
         """ŷ after LRP, as the decoder will see y = g_a(x), and the probability of every symbol.
-
-        In training mode the likelihoods are of y and z with additive noise, while ŷ is rounded with
-        straight-through gradients.  y and ŷ are (B, M, H/16, W/16).
-        """
+        y and ŷ are (B, M, H/16, W/16).  In training mode the likelihoods are of y and z with
+        additive noise, while ŷ is rounded with straight-through gradients."""
         y = full_precision(y)
         z = full_precision(self.h_a(y))
         # Operations are counted on the meta device, of which autocast knows nothing.
@@ -253,7 +229,6 @@ class TCM(nn.Module):
             z_likelihoods = self.entropy_bottleneck(z)
         z_hat = self.quantise_z(z)
         latent_means, latent_scales = self.h_mean_s(z_hat), self.h_scale_s(z_hat)
-
         y_hat: list[Tensor] = []
         y_likelihoods: list[Tensor] = []
         for k, y_k in enumerate(y.chunk(self.num_slices, dim=1)):
@@ -265,10 +240,8 @@ class TCM(nn.Module):
         return torch.cat(y_hat, dim=1), likelihoods
 
     def forward(self, x: Tensor) -> CodecOutput:
-        """Code and decode images (B, 3, H, W) in [0, 1], H and W multiples of 128.
-
-        Of the base (4)(5): x̂_t = g_machine(conc(ŷ_1 … ŷ_n)).
-        """
+        """Code and decode images (B, 3, H, W) in [0, 1], H and W multiples of 128.  Of the base
+        (4)(5): x̂_t = g_machine(conc(ŷ_1 … ŷ_n))."""
         y_hat, likelihoods = self.code_latent(self.g_a(x))
         return CodecOutput(x_hat=self.g_s(y_hat), y_hat=y_hat, likelihoods=likelihoods)
 

@@ -1,7 +1,5 @@
-"""Checkpoints of the study: safetensors with the codec's settings, its origin and a checksum.
-
-Also the import of published checkpoints (`icm.pth.tar`, `ica.pth.tar`, LIC-TCM's own).
-"""
+"""Checkpoints of the study, safetensors with settings, origin and a checksum, and the import of
+published ones (`icm.pth.tar`, `ica.pth.tar`, LIC-TCM's own)."""
 
 import hashlib
 import json
@@ -55,10 +53,8 @@ def build(settings: Mapping[str, Any]) -> TCM:
 
 
 def fingerprint(codec: TCM) -> str:
-    """SHA-256 (hexadecimal) over a codec's settings and weights, whatever file they came from.
-
-    Two codecs with the same fingerprint read each other's streams.
-    """
+    """SHA-256 (hexadecimal) over a codec's settings and weights, whatever file they came from; two
+    codecs with the same fingerprint read each other's streams."""
     digest = hashlib.sha256(json.dumps(settings(codec), sort_keys=True).encode())
     for key, tensor in sorted(_tensors(codec).items()):
         array = tensor.numpy()
@@ -68,12 +64,9 @@ def fingerprint(codec: TCM) -> str:
 
 
 def save(path: Path, codec: TCM, origin: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Tensors whose values float16 holds exactly are stored so, which halves the files of weights
-    that were rounded for shipping; all others are float32.  ``origin`` tells where the weights come
-    from (stage, λ, steps, seed, … or the imported file): anything JSON holds.
-    """
+    """Write a checkpoint, whole or not at all; ``origin`` (stage, λ, seed, … or the imported file)
+    is anything JSON holds.  Tensors whose values float16 holds exactly are stored so, which halves
+    the files of weights that were rounded for shipping; all others are float32."""
     about = {"settings": settings(codec), "origin": dict(origin), "fingerprint": fingerprint(codec)}
     # One entry: safetensors writes several in an order that changes from run to run.
     metadata = {METADATA: json.dumps(about, sort_keys=True)}
@@ -84,11 +77,8 @@ def save(path: Path, codec: TCM, origin: Mapping[str, Any]) -> None:
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """Settings, origin and fingerprint of a checkpoint, without its weights.
-
-    Raises:
-        SicError: if the file is missing, or is not a checkpoint of ours.
-    """
+    """Settings, origin and fingerprint of a checkpoint, without its weights.  Raises SicError if
+    the file is missing, or is not a checkpoint of ours."""
     need_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -112,11 +102,8 @@ def is_from(path: Path, origin: Mapping[str, Any]) -> bool:
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> TCM:
-    """A codec from a checkpoint, in eval mode; the class is the checkpoint's kind.
-
-    Raises:
-        SicError: if the file is missing, damaged, or its weights are not those it was saved with.
-    """
+    """A codec of the checkpoint's kind, in eval mode.  Raises SicError if the file is missing,
+    damaged, or its weights are not those it was saved with."""
     path = Path(path)
     about = metadata(path)
     with safe_open(path, framework="pt") as file:
@@ -132,11 +119,8 @@ def import_published(path: Path, codec: TCM) -> None:
     """Load a published checkpoint into a codec of the same size.
 
     Accepts a bare state dict or one under ``state_dict``, keys with or without ``module.``, and
-    CompressAI's entropy-bottleneck keys of before and after version 1.2.
-
-    Raises:
-        SicError: as :func:`sic.files.read_tensors`; if it does not fit, naming the key, both
-            shapes and the likely cause.
+    CompressAI's entropy-bottleneck keys of before and after version 1.2.  Raises SicError as
+    :func:`sic.files.read_tensors` and :func:`fill` do.
     """
     tensors = {published_key(key): tensor for key, tensor in read_tensors(path).items()}
     fill(codec, tensors, path)
@@ -164,10 +148,8 @@ def _tensors(codec: TCM) -> dict[str, Tensor]:
 def fill(codec: TCM, tensors: Mapping[str, Tensor], path: Path | str) -> None:
     """Copy a state dict, by our keys (:func:`published_key`), into a codec of its size.
 
-    Every key and shape is checked first; CompressAI's coding tables are passed over.
-
-    Raises:
-        SicError: if they do not fit, naming ``path``, the key, both shapes and the likely cause.
+    CompressAI's coding tables are passed over.  Raises SicError before anything is copied if a key
+    or shape does not fit, naming ``path``, the key, both shapes and the likely cause.
     """
     given = {key: tensor for key, tensor in tensors.items() if not TABLES.search(key)}
     sizes = ", ".join(f"{k}={v}" for k, v in settings(codec).items() if k not in ("widths", "kind"))
