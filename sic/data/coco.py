@@ -52,12 +52,11 @@ def provide(
 ) -> None:
     """Have these parts of COCO, keys of ``ARCHIVES``, unpacked as ``folder/train2017`` and so on.
 
-    A part that is unpacked already is left alone.  Its archive comes from the folder ``local`` if
-    it lies there, and is downloaded else, from the published address or a mirror ``url`` with the
-    same paths; both are checked against the known checksum.  Everything can be stopped and goes on
-    where it was.  Of several processes one works and the others wait.  Raises SicError for other
-    bytes than expected, a damaged archive, or for want of a connection or of space.
-    """
+    A part that is unpacked already is left alone.  Its archive comes from the folder ``local``, or
+    else from the published address or a mirror ``url`` with the same paths, and its checksum must
+    be the known one.  A stopped call goes on where it was; of several processes one works and the
+    others wait.  Raises SicError for other bytes than expected, a damaged archive, or for want of a
+    connection or of space."""
     for name in names:
         archive, target = ARCHIVES[name], folder / name
         if target.is_dir():
@@ -87,11 +86,10 @@ def _check(file: Path, checksum: str) -> None:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Unpack an archive whose one folder is to become ``folder``.
+    """Unpack an archive whose one folder is to become ``folder``, and archives within beside it.
 
-    The files gather in ``folder`` + ``.part``, each whole; a repeated call goes on there.  The
-    panoptic archive holds archives again: those are unpacked beside.  Raises SicError for a damaged
-    archive, a file outside the folder, or for want of space.
+    The files gather in ``folder`` + ``.part``, each whole; a repeated call goes on there.  Raises
+    SicError for a damaged archive, a file outside the folder, or for want of space.
     """
     gathering = folder.with_name(f"{folder.name}.part")
     try:

@@ -1,8 +1,7 @@
 """Image sets: which pictures train, validate and test, and what each of them holds.
 
-Three sources: the colour photos inside scikit-image and scikit-learn (``sample``), any folder of
-pictures (``folder``) and COCO 2017 (``coco``).  The result, ``data/images.json``, lists every
-picture of each split with its size and checksum; whatever comes after reads that list.
+They come from the photos inside scikit-image and scikit-learn (``sample``), any ``folder``, or COCO
+2017 (``coco``).  ``data/images.json`` lists each split's pictures with size and checksum.
 """
 
 import json
@@ -81,10 +80,8 @@ def load_index(path: Path = DATA / INDEX) -> Index:
 
 
 def check_listed(index: Index, listed: Container[str], key: str) -> None:
-    """Refuse two pictures with one name in annotations, where the last part of a path will do.
-
-    The names that the annotations list come from the file or folder at a key of params.yaml.
-    """
+    """Refuse two pictures that have one name in annotations, where the last part of a path will do;
+    ``listed`` are the names in the file or folder at ``key`` of params.yaml."""
     meant: dict[str, str] = {}
     for record in every_record(index):
         path = record.path
@@ -98,8 +95,7 @@ def every_record(index: Index) -> list[ImageRecord]:
     return [record for split in SPLITS for record in index[split]]
 
 
-# `data.annotations` that stands for COCO's own: a marker, so that DVC, which reruns the segment
-# stage when the annotations change, always has a file to depend on.
+# `data.annotations` that stands for COCO's own: a file, so that DVC always has one to depend on.
 OWN_ANNOTATIONS = "data/annotations/coco"
 
 # Photos in the packages themselves: nothing is fetched.  (The stereo pair is published as
@@ -122,7 +118,6 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     Lists go first, then numbers (test, validation, train: asking for more training pictures
     leaves the other splits as they are), then `all`.  COCO's train and validation pictures come
     from train2017, its test pictures from val2017, as the published accuracies and rates do.
-
     Raises SicError for unknown or repeated names, too few pictures, an unreadable picture, or one
     to test that no stream can hold; ``images.json`` is left as it was.
     """
@@ -193,10 +188,9 @@ def _provide_coco(parts: list[str], settings: Data, folder: Path) -> None:
 def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[Path]:
     """The COCO-style files with people's outlines of the pictures, "instances" or "panoptic".
 
-    ``data.annotations`` names a file, or a folder with ``instances*.json`` or with
-    ``panoptic*.json`` and their maps, or COCO's own, which are fetched if they are not there.
-    Raises SicError if none are named or there, or a download failed.
-    """
+    ``data.annotations`` names a file, or a folder with ``instances*.json`` or ``panoptic*.json``
+    and their maps, or COCO's own, which are fetched if they are not there.  Raises SicError if none
+    are named or there, or a download failed."""
     if settings.annotations != OWN_ANNOTATIONS:
         return _named_annotations(Path(settings.annotations), outlines)
     if settings.source != "coco":
@@ -226,10 +220,8 @@ def _named_annotations(path: Path, outlines: str) -> list[Path]:
 def choose(
     pools: Mapping[str, Mapping[str, Path]], settings: Data, seed: int
 ) -> dict[str, list[tuple[str, Path]]]:
-    """Share the pictures that each split may take, by name, out as :func:`prepare` says.
-
-    Raises SicError for names that are not there or in two splits, or for too few pictures.
-    """
+    """Share the pictures that each split may take, by name, out as :func:`prepare` says.  Raises
+    SicError for names that are not there or in two splits, or for too few pictures."""
     wanted: dict[str, Split] = {split: getattr(settings, split) for split in SPLITS}
     taken: dict[str, str] = {}  # name → the split that has it
     chosen: dict[str, list[str]] = {}

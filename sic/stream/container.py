@@ -1,7 +1,5 @@
-"""The bytes of a .sic file: one record a layer, the base first.  Specified in docs/format.md.
-
-Nothing here knows a network; reading allocates no more than the file's own size.
-"""
+"""The bytes of a .sic file (docs/format.md): one record per layer, the base first.  Nothing here
+knows a network, and reading allocates no more than the file's own size."""
 
 import platform
 import re
@@ -24,16 +22,10 @@ _ALIASES = {"AMD64": "x86_64", "arm64": "aarch64"}
 class Platform(NamedTuple):
     """The machine that wrote a stream: what floating-point results can depend on.
 
-    ``bytes(platform)`` are the 8 bytes in the stream; any 8 are a platform, ``Platform(*content)``,
-    and what is unknown here reads "other".
-
-    Args:
-        system, machine, capability: places in ``_SYSTEMS``, ``_MACHINES``, ``_CAPABILITIES``
-            (capability: the vector instructions PyTorch uses).
-        threads: of PyTorch, at most 255.
-        torch_major, torch_minor, torch_micro: PyTorch's version.
-        python_minor: of Python 3.
-    """
+    ``bytes(platform)`` are the 8 bytes in the stream; any 8 are a platform, ``Platform(*content)``.
+    ``system``, ``machine`` and ``capability`` (the vector instructions that PyTorch uses) are
+    places in ``_SYSTEMS``, ``_MACHINES`` and ``_CAPABILITIES``; what is unknown here reads "other".
+    ``threads`` are PyTorch's, at most 255."""
 
     system: int
     machine: int
@@ -120,15 +112,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a stream.
+    """One layer of a stream: its coded parts z and y, and what the header says of them.
 
-    Args:
-        slices: slices of y that it codes (m of a fusion layer).
-        height, width: of the picture, in pixels, without padding.
-        weights: first 8 bytes of the fingerprint of its weights.
-        symbols: digest of what the decoder must reconstruct exactly (8 bytes).
-        below: ``symbols`` of the base layer it builds on; zeros in a base.
-        z, y: the coded parts.
+    ``slices`` is how many of y it codes (m of a fusion layer); ``height`` and ``width`` are of the
+    picture without padding.  Of 8 bytes each: ``weights`` begins their fingerprint, ``symbols`` is
+    the digest of what the decoder must reconstruct exactly, and ``below`` is ``symbols`` of the
+    base layer it builds on, or zeros in a base.
     """
 
     kind: Kind
@@ -159,11 +148,8 @@ class Layer:
 
 
 def read_layer(stream: bytes, start: int = 0) -> Layer:
-    """The record that begins at ``start``; what follows it is not looked at.
-
-    Raises:
-        StreamError: if no whole, undamaged record of this version begins there.
-    """
+    """The record that begins at ``start``; what follows it is not looked at.  Raises StreamError if
+    no whole, undamaged record of this version begins there."""
     if len(stream) - start < HEADER_BYTES:
         raise StreamError(
             f"not a .sic stream, or one cut off: {max(len(stream) - start, 0)} bytes where a "
@@ -207,12 +193,9 @@ def read_layer(stream: bytes, start: int = 0) -> Layer:
 
 
 def read_layers(stream: bytes) -> list[Layer]:
-    """All layers of a file: a base, a base and its enhancement, or an enhancement alone.
-
-    Raises:
-        StreamError: if a layer is damaged or cut off, if the layers do not belong together, or if
-            something else follows them.
-    """
+    """All layers of a file: a base, a base and its enhancement, or an enhancement alone.  Raises
+    StreamError if a layer is damaged or cut off, if the layers do not belong together, or if
+    something else follows them."""
     layers: list[Layer] = []
     start = 0
     while start < len(stream) or not layers:

@@ -1,10 +1,9 @@
 """Range coding of integer symbols with the codec's two kinds of distribution.
 
-ẑ: the learned distribution of each channel.  A slice of y: round(y − μ) under a Gaussian of zero
+ẑ has the learned distribution of each channel; round(y − μ), of a slice of y, a Gaussian of zero
 mean whose σ is one of 64.  Both become integer tables (docs/format.md, section 4); what lies
 outside a table is coded by an escape symbol and an Elias-gamma number.  The range coder is
-constriction's.
-"""
+constriction's."""
 
 import hashlib
 import math
@@ -57,8 +56,7 @@ class Table:
         """Round probabilities to multiples of 1/total, at least one each; the rest escapes."""
         counts = np.maximum(np.rint(mass * total), 1)
         counts = np.append(counts, max(total - counts.sum(), 1)).astype(np.int64)
-        # Integers below 2^53 are exact in float64, so that constriction's own scaling to 24 bits
-        # gives the same on every machine.
+        # Integers below 2^53 are exact in float64, so constriction scales them alike everywhere.
         return cls(low, counts, stream.model.Categorical(counts.astype(np.float64), perfect=False))
 
     @property
@@ -80,11 +78,8 @@ def scale_index(scale: Tensor) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def gaussian_tables() -> tuple[Table, ...]:
-    """The 64 tables of the slices, one for each of ``SCALES``.
-
-    Raises:
-        SicError: if this machine's mathematics give other tables than everyone else's.
-    """
+    """The 64 tables of the slices, one for each of ``SCALES``.  Raises SicError if this machine's
+    mathematics give other tables than everyone else's."""
     tables = tuple(_gaussian_table(float(scale)) for scale in SCALES)
     if tables_digest(tables) != GAUSSIAN_DIGEST:
         raise SicError(
@@ -110,11 +105,8 @@ def _gaussian_table(scale: float) -> Table:
 def learned_tables(bottleneck: EntropyBottleneck) -> tuple[Table, ...]:
     """The table of each channel of ẑ from its learned cumulative distribution c.
 
-    Symbol s stands for the value median + s, with probability c(median + s + ½) −
-    c(median + s − ½).  Needs no ``update()`` and no trained quantiles beyond the medians.
-
-    Args:
-        bottleneck: in float64, on the CPU.
+    Symbol s stands for median + s, with probability c(median + s + ½) − c(median + s − ½).  The
+    bottleneck must be in float64 on the CPU; of its quantiles only the medians need be trained.
     """
     with torch.no_grad():
         edges = torch.arange(-LEARNED_REACH, LEARNED_REACH + 2, dtype=torch.float64) - 0.5
@@ -187,11 +179,8 @@ class SymbolDecoder:
         self._coder = stream.queue.RangeDecoder(words.astype(np.uint32))
 
     def decode(self, index: NDArray[np.integer], tables: Sequence[Table]) -> Symbols:
-        """Read ``len(index)`` symbols, each coded with its table.
-
-        Raises:
-            StreamError: if the bytes are not what an encoder with these tables writes.
-        """
+        """Read ``len(index)`` symbols, each coded with its table.  Raises StreamError if the bytes
+        are not what an encoder with these tables writes."""
         symbols = np.empty(len(index), dtype=np.int32)
         try:
             for table, group in _by_table(index, tables):

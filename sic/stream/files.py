@@ -1,8 +1,5 @@
-"""Pictures to .sic files and back: single files, and whole folders with a progress bar.
-
-A layer fetched later has a file of its own: `photo.sic` holds the base, `photo.enhancement.sic`
-beside it the enhancement.
-"""
+"""Pictures to .sic files and back: single files, and whole folders with a progress bar.  A layer
+fetched later has a file of its own: `photo.enhancement.sic`, beside the base in `photo.sic`."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -84,13 +81,9 @@ class Sources:
 def pair(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Job]:
     """What to make from what: one file from one file, or a folder from a folder, level by level.
 
-    Args:
-        source: a file, or a folder whose files with ``suffixes`` are meant, at any depth.
-        target: a file ending in ``suffix``, or the folder to write to.
-
-    Raises:
-        SicError: if there is nothing to do, two sources would become the same target, or one the
-            second file of another.
+    Of a folder, the files with ``suffixes`` at any depth are meant; the target is a file ending in
+    ``suffix``, or a folder.  Raises SicError if there is nothing to do, two sources would become
+    the same target, or one the second file of another.
     """
     if not source.is_dir():
         if not source.exists():
@@ -114,11 +107,8 @@ def pair(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Jo
 
 
 def listing(source: Path, suffixes: set[str]) -> list[Path]:
-    """A file itself; or a folder's files with these suffixes, as :func:`sic.files.files_below`.
-
-    Raises:
-        SicError: if a folder holds none, or cannot be read.
-    """
+    """A file itself, or a folder's files with these suffixes, as :func:`sic.files.files_below`.
+    Raises SicError if a folder holds none, or cannot be read."""
     if not source.is_dir():
         return [source]
     if found := files_below(source, suffixes):
@@ -132,10 +122,8 @@ def encode(
     """Code each picture into one file, or with ``split`` into one per layer; say what was written.
 
     With the sources of the folder that is written, streams that a run before has made from the same
-    pictures with the same weights are left as they are.
-
-    Raises:
-        SicError: if a picture cannot be read, or a stream not written.
+    pictures with the same weights are left as they are.  Raises SicError if a picture cannot be
+    read, or a stream not written.
     """
     from sic import images
 
@@ -164,13 +152,9 @@ def encode(
 
 
 def decode(codec: "ScalableCodec", jobs: Sequence[Job], layer: "Reader") -> list[Coded]:
-    """Decode files to PNGs; say what was written, with the bytes that were decoded for it.
-
-    For people an enhancement may lie in a second file beside its base.
-
-    Raises:
-        SicError: if a file cannot be read, decoded (:class:`StreamError`) or written.
-    """
+    """Decode files to PNGs; say what was written, with the bytes that were decoded for it.  For
+    people an enhancement may lie in a second file beside its base.  Raises SicError if a file
+    cannot be read, decoded (:class:`StreamError`) or written."""
     from sic import images
 
     try:
@@ -223,11 +207,8 @@ def read(path: Path) -> bytes:
 
 def each(jobs: list[Job], work: Callable[[list[Job]], list[Coded]], verb: str, batch: int) -> None:
     """Do all jobs, ``batch`` at a time, and print a line for each; of several, with a progress bar
-    called ``verb`` and the sum at the end, and failures do not stop the others.
-
-    Raises:
-        SicError: of the one job; or, of several, how many failed, after a line for each.
-    """
+    called ``verb`` and the sum at the end, and failures do not stop the others.  Raises SicError of
+    the one job; or, of several, with how many failed, after a line for each."""
     begun, made, failed = time.perf_counter(), list[Coded](), 0
     with progress.bar(total=len(jobs), desc=verb, unit="file", disable=len(jobs) == 1) as bar:
         for first in range(0, len(jobs), batch):

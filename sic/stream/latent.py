@@ -1,15 +1,14 @@
 """From the latent to symbols and back: the one numerical path that writer and reader share.
 
-What a symbol's distribution depends on is computed by networks.  If writer and reader get it from
-different floating-point results they lose each other at the first symbol.  So these networks run
+Networks compute what a symbol's distribution depends on.  If writer and reader got different
+floating-point results, they would lose each other at the first symbol.  So these networks run
 
 - in float64 on the CPU, one picture at a time, whatever device the transforms use;
 - from exact values to exact values: ẑ is integers about the medians, each σ is one of 64, and
   each ŷ_k is rounded to multiples of 1/256 before the next slice sees it.
 
-Machines then differ by some 10⁻¹⁴ before each rounding, and a value must lie that close to a
-border to come out differently; the digest of all exact values tells when it does.
-docs/format.md, section 5, has the measurements.
+Machines then differ by some 10⁻¹⁴ before each rounding, and only a value that close to a border can
+come out differently; the digest of all exact values tells when it does (docs/format.md, section 5).
 """
 
 import copy
@@ -41,13 +40,9 @@ GRID = 256
 
 @dataclass(frozen=True)
 class Latent:
-    """What writer and reader of one layer agree on, bit for bit.
-
-    Args:
-        z: (hyper, H/64, W/64) int32, ẑ minus the medians.
-        y: (M, H/16, W/16) int32, round(y − μ).
-        y_hat: (1, M, H/16, W/16) float64, multiples of 1/256: ŷ after LRP.
-    """
+    """What writer and reader of one layer agree on, bit for bit: z is ẑ minus the medians, (hyper,
+    H/64, W/64) int32; y is round(y − μ), (M, H/16, W/16) int32; and y_hat is ŷ after LRP,
+    (1, M, H/16, W/16) float64, multiples of 1/256."""
 
     z: Symbols
     y: Symbols
@@ -103,16 +98,12 @@ class LatentCoder:
 
     @torch.inference_mode()
     def encode(self, y: Tensor, z: Tensor) -> CodedLatent:
-        """Quantise and code y (1, M, H/16, W/16) and z (1, hyper, H/64, W/64).
-
-        Raises:
-            SicError: if values are not finite or beyond what a stream can hold.
-        """
+        """Quantise and code y (1, M, H/16, W/16) and z (1, hyper, H/64, W/64).  Raises SicError if
+        values are not finite or beyond what a stream can hold."""
         z_symbols = _symbols(z.cpu().double() - self.medians, "z")
         z_encoder = SymbolEncoder()
         z_encoder.encode(z_symbols.flatten(), _channels(z_symbols.shape), self.z_tables)
         z_bits = _bits(self.codec.entropy_bottleneck(self._z_hat(z_symbols)))
-
         y_encoder = SymbolEncoder()
         slices = y.cpu().double().chunk(self.codec.num_slices, dim=1)
         y_bits: list[float] = []
@@ -132,12 +123,9 @@ class LatentCoder:
 
     @torch.inference_mode()
     def decode(self, z_part: bytes, y_part: bytes, height: int, width: int) -> Latent:
-        """Read the latent of a picture of height × width pixels, before padding, back.
-
-        Raises:
-            StreamError: if the parts are not what this codec writes for such a picture.  A latent
-                that comes back may still be wrong: compare its digest.
-        """
+        """Read back the latent of a picture of height × width pixels, before padding.  Raises
+        StreamError if the parts are not what this codec writes for such a picture; a latent that
+        comes back may still be wrong: compare its digest."""
         rows, cols = (side // MULTIPLE for side in padded(height, width))
         z_shape = (self.codec.widths.hyper, 2 * rows, 2 * cols)
         z_decoder, y_decoder = SymbolDecoder(z_part), SymbolDecoder(y_part)

@@ -54,15 +54,9 @@ class Encoding:
 
 
 class ScalableCodec:
-    """Writes and reads streams with the weights of a base and, for people, of an enhancement.
-
-    Args:
-        base: SA-ICM, or a human LIC that stands alone.
-        enhancement: the additional codec or the difference codec trained on this base.
-
-    Raises:
-        SicError: if the enhancement does not fit the base.
-    """
+    """Writes and reads streams with the weights of a base (SA-ICM, or a human LIC that stands
+    alone) and, for people, of the additional or the difference codec trained on it.  Raises
+    SicError if the enhancement does not fit the base."""
 
     def __init__(
         self, base: TCM, enhancement: AdditionalCodec | DifferenceCodec | None = None
@@ -94,11 +88,8 @@ class ScalableCodec:
         """The codec of these checkpoints, as :mod:`sic.codec.weights` writes them.
 
         g_a, h_a and g_s run on ``device``; what symbols depend on always runs on the CPU
-        (:mod:`sic.stream.latent`).
-
-        Raises:
-            SicError: if a checkpoint cannot be loaded, the two do not fit each other, or the
-                enhancement was trained on another base.
+        (:mod:`sic.stream.latent`).  Raises SicError if a checkpoint cannot be loaded, the two do
+        not fit each other, or the enhancement was trained on another base.
         """
         base = weights.load(Path(base_path), device)
         if enhancement_path is None:
@@ -121,29 +112,20 @@ class ScalableCodec:
 
     def encode(self, image: Pixels) -> bytes:
         """Code a picture, uint8 (H, W, 3) RGB of at most ``sic.sizes.MAX_PIXELS`` pixels: the base
-        layer, then the enhancement if the codec has one.
-
-        Raises:
-            SicError: if the picture is not of that form, or the weights give no finite numbers.
-        """
+        layer, then the enhancement if the codec has one.  Raises SicError if the picture is not of
+        that form, or the weights give no finite numbers."""
         return self.encode_layers(image).stream
 
     def encode_layers(self, image: Pixels) -> Encoding:
-        """Encode a picture, and keep the layers apart with all that their writer knows of them.
-
-        ``.base.stream`` and ``.enhancement.stream`` may lie in two files; joined, they are the
-        whole.
-        """
+        """Encode a picture, and keep the layers apart with all that their writer knows of them;
+        each ``stream`` may lie in a file of its own, and joined they are the whole."""
         return self.encode_batch([image])[0]
 
     @torch.inference_mode()
     def encode_batch(self, pictures: Sequence[Pixels]) -> list[Encoding]:
-        """Encode several pictures; each comes out as from :meth:`encode_layers`.
-
-        Pictures of one size, once padded, go through g_a and h_a as one batch, which is what a GPU
-        is quicker with; what symbols depend on is computed picture by picture
-        (:mod:`sic.stream.latent`), so that a file can be read whatever it was written beside.
-        """
+        """Encode several pictures; each comes out as from :meth:`encode_layers`, for what symbols
+        depend on is computed picture by picture (:mod:`sic.stream.latent`).  Pictures of one padded
+        size go through g_a and h_a as one batch, which is quicker on a GPU."""
         for image in pictures:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise SicError(
@@ -170,17 +152,12 @@ class ScalableCodec:
         return [Encoding(*layers) for layers in zip(bases, enhancements, strict=True)]
 
     def decode(self, stream: bytes, layer: Reader = "machine") -> Pixels:
-        """The picture in a stream, uint8 (H, W, 3) RGB.
+        """The picture in a stream, uint8 (H, W, 3) RGB: x̂_t (or a LIC's x̂), or for "human" x̂.
 
-        Args:
-            stream: a file, or for "machine" any beginning of it that holds the base layer; an
-                enhancement kept apart is joined to its base: ``base + enhancement``.
-            layer: "machine" for x̂_t (of a LIC alone: its x̂), "human" for x̂.
-
-        Raises:
-            StreamError: if the stream is damaged, incomplete, of other weights, or does not
-                reconstruct exactly on this machine.
-            SicError: if the codec has no enhancement and "human" is asked for.
+        The stream is a file, or for "machine" any beginning of it that holds the base layer; an
+        enhancement kept apart is joined to its base: ``base + enhancement``.  Raises StreamError
+        if it is damaged, incomplete, of other weights, or does not reconstruct exactly on this
+        machine, and SicError if "human" is asked for and the codec has no enhancement.
         """
         return self.decode_batch([stream], layer)[0]
 

@@ -1,8 +1,7 @@
 """Our codecs among CompressAI's: :func:`register` makes its registry and its zoo know them.
 
-Importing CompressAI takes seconds, which no process of the study pays: nothing here imports it
-before :func:`register` is called.  ``python -m sic.stream.zoo …`` is
-``python -m compressai.utils.eval_model …`` with our codecs registered.
+Nothing here imports CompressAI, which takes seconds, before that.  ``python -m sic.stream.zoo …``
+is ``python -m compressai.utils.eval_model …`` with our codecs registered.
 """
 
 import sys
@@ -32,25 +31,16 @@ class CompressTCM(TCM):
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "CompressTCM":
         """The codec whose sizes and weights are those of a state dict, ours or a published one.
-
-        Raises:
-            SicError: if keys or shapes are not those of a TCM.
-        """
+        Raises SicError if keys or shapes are not those of a TCM."""
         state = {weights.published_key(key): tensor for key, tensor in state_dict.items()}
         codec = cls(**_sizes(state))
         weights.fill(codec, state, "the state dict")
         return codec.eval()
 
     def update(self, scale_table: Tensor | None = None, force: bool = False) -> bool:
-        """Make the writer and reader of streams anew, as CompressAI makes its tables.
-
-        Args:
-            scale_table: not used: the tables of a stream are fixed.
-            force: also if it was made before.
-
-        Returns:
-            Whether it was made.
-        """
+        """Make the writer and reader of streams, as CompressAI makes its tables; with ``force``
+        even if they are there.  Returns whether it made them.  ``scale_table`` is not used: the
+        tables of a stream are fixed."""
         if self._stream is not None and not force:
             return False
         plain = TCM(self.N, self.M, self.num_slices, self.widths)
@@ -59,14 +49,8 @@ class CompressTCM(TCM):
         return True
 
     def compress(self, x: Tensor) -> dict[str, Any]:
-        """Code 8-bit pictures.
-
-        Args:
-            x: (B, 3, H, W) in [0, 1]; rounded to 8 bits.
-
-        Returns:
-            `strings`, a list with the list of B streams, and `shape`, the (H, W) of x.
-        """
+        """Code pictures (B, 3, H, W) in [0, 1], rounded to 8 bits; returns `strings`, a list with
+        the list of B streams, and `shape`, the (H, W) of x."""
         self.update()
         assert self._stream is not None
         streams = [self._stream.encode(images.to_uint8(one)) for one in x.split(1)]
