@@ -30,12 +30,8 @@ class _Log:
 
 
 def bar(iterable: Any = None, **options: Any) -> Any:
-    """A progress bar with rate and time left, where it can be seen.
-
-    Args:
-        iterable: what to count; none if the caller counts with ``update``.
-        options: of ``tqdm``: ``total``, ``desc``, ``unit`` and others.
-    """
+    """A progress bar with rate and time left, where it can be seen.  Without an iterable the caller
+    counts with ``update``; the options (``total``, ``desc``, ``unit`` …) are those of ``tqdm``."""
     if "ipykernel.zmqshell" in sys.modules and SCREEN not in os.environ:
         from tqdm.auto import tqdm as widget
 

@@ -46,13 +46,9 @@ _NAMES = _GLOBALS | _LOCALS | {"LOAD_FROM_DICT_OR_DEREF", "STORE_NAME", "STORE_G
 def reach(roots: Iterable[Root], *, leave: Collection[str] = ()) -> str:
     """The text of all that is reached from entry points of this package, read once a process.
 
-    Args:
-        roots: where to start; of a module all is taken, of a folder all of its modules.
-        leave: dotted names of folders, modules, functions and constants that decide no result
-            (what draws, narrates or reports faults); neither they nor what they use is followed.
-
-    Raises:
-        SicError: if a name is not part of the package, or a module cannot be parsed.
+    Of a module all is taken, of a folder all of its modules.  ``leave`` has dotted names that
+    decide no result (what draws, narrates or reports faults); neither they nor what they use is
+    followed.  Raises SicError if a name is not part of the package, or a module cannot be parsed.
     """
     with _LOCK:
         return _reach(tuple(map(_dotted, roots)), frozenset(leave))
@@ -69,13 +65,9 @@ def extract(
 ) -> None:
     """Write ``folder/NAME.py`` for each notebook: its code, then all of the package it reaches.
 
-    Args:
-        notebooks: folder of the notebooks.
-        folder: is replaced, whole or not at all.
-        leave: for patterns of notebooks' names (``4?_*``) what decides no result, as for ``reach``.
-
-    Raises:
-        SicError: if there are no notebooks; naming file and line, if one or a module is not Python.
+    The folder is replaced, whole or not at all.  ``leave`` says for patterns of notebooks' names
+    (``4?_*``) what decides no result, as for :func:`reach`.  Raises SicError if there are no
+    notebooks, or, naming file and line, if one or a module is not Python.
     """
     paths = sorted(notebooks.glob("*.ipynb"))
     if not paths:

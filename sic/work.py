@@ -1,8 +1,7 @@
 """Sharing work among threads and processes: each piece done once, none lost when a process dies.
 
-Every piece of work has a result file.  A process claims a piece by an operating-system lock, which
-vanishes with the process, makes the result and renames it into place.  A later start, with any
-number of processes, goes on with what is missing.
+A process claims a piece of work by an operating-system lock, which vanishes with the process, makes
+its result file and renames it into place.  A later start, with any number of processes, goes on.
 """
 
 import os
@@ -37,10 +36,7 @@ class Worker:
     @classmethod
     def from_environment(cls) -> "Worker":
         """This process as torchrun or srun started it; alone otherwise, or in a shell of SLURM.
-
-        Raises:
-            SicError: if the environment's numbers are not whole, or do not fit each other.
-        """
+        Raises SicError if the environment's numbers are not whole, or do not fit each other."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
             # SLURM_NTASKS may be what the whole job was granted.
@@ -72,11 +68,8 @@ def device(
     name: str, asked_by: str = "machine.device", worker: Worker | None = None
 ) -> "torch.device":
     """The device that a setting or an option names: `cpu`, `cuda`, or `auto`, a GPU where there is
-    one.  Where a worker is given, each process of a machine takes a GPU of its own.
-
-    Raises:
-        SicError: if it names a GPU and there is none.
-    """
+    one.  Where a worker is given, each process of a machine takes a GPU of its own.  Raises
+    SicError if it names a GPU and there is none."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -97,11 +90,9 @@ def _in_slurm_step() -> bool:
 
 @contextmanager
 def threads(channels: int) -> Iterator[None]:
-    """Let a codec of N channels have as many threads of PyTorch as it gains from (docs/speed.md).
-
-    One of less than 32 gets one: its operations are too short to be shared out, and on a busy
-    machine each waits for the slower thread.  A person's own OMP_NUM_THREADS holds.
-    """
+    """Let a codec of N channels have as many threads of PyTorch as it gains from (docs/speed.md):
+    one if N < 32, for its operations are too short to be shared out, and on a busy machine each
+    waits for the slower thread.  A person's own OMP_NUM_THREADS holds."""
     import torch  # whoever only shares work among processes does without
 
     before = torch.get_num_threads()
@@ -120,22 +111,12 @@ def complete(
     unit: str,
     sizes: Mapping[str, int] | None = None,
 ) -> bool:
-    """Make every missing result, sharing with the other workers.
+    """Make every missing result, a file by name, sharing with the other workers.
 
     Each worker starts with its own share, every ``size``-th piece, and then takes what others have
-    not begun.  Rank 0 comes back when everything is there, even if other workers died; the others
-    when nothing is left to begin.
-
-    Args:
-        results: the result file of each piece of work, by name.
-        make: makes the content of a result, by name.
-        worker: this process.
-        unit: what the progress bar counts.
-        sizes: how many units each piece is worth; 1 if not given.
-
-    Returns:
-        Whether all results are there and this process, rank 0, is to put them together.
-    """
+    not begun.  Rank 0 comes back when everything is there, even if other workers died, and gets
+    True: it is to put the results together.  The others get False when nothing is left to begin.
+    The progress bar counts units, of which a piece has 1, or as many as ``sizes`` says."""
     names = list(results)
     order = names[worker.rank :: worker.size]
     order += [name for i, name in enumerate(names) if i % worker.size != worker.rank]

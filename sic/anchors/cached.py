@@ -37,10 +37,8 @@ PUBLISHED_VTM_KODAK = (
 
 @dataclass(frozen=True)
 class Coded:
-    """A picture that went through a codec.
-
-    The times are wall time on one thread, with colour conversion and the start of the program.
-    """
+    """A picture that went through a codec, with wall times on one thread that include colour
+    conversion and the start of the program."""
 
     stream: bytes  # the file, headers and all
     x_hat: Pixels  # the decoded picture, uint8 (H, W, 3) RGB
@@ -54,11 +52,9 @@ class Coded:
 
 
 def find(settings: Evaluate) -> tuple[list[tuple[Anchor, Sequence[float]]], dict[str, str]]:
-    """The codecs that params.yaml asks for, VVC by VTM where it names a folder, else by libvvenc.
-
-    Returns those that this machine has, with their settings, and why it lacks the others, by name.
-    Raises SicError if VTM is not where params.yaml says.
-    """
+    """The codecs that params.yaml asks for, VVC by VTM where it names a folder, else by libvvenc:
+    those that this machine has, with their settings, and why it lacks the others, by name.  Raises
+    SicError if VTM is not where params.yaml says."""
     wanted: dict[str, tuple[Sequence[float], Callable[[], Anchor]]] = {
         "VVC": (settings.vvc.qp, lambda: _vvc(settings)),
         "HEVC": (settings.hevc.qp, lambda: classical.x265(settings.hevc.preset)),
@@ -98,10 +94,8 @@ def published(names: Iterable[str]) -> tuple[tuple[float, float], ...]:
 
 
 def code(anchor: Anchor, setting: float, image: Pixels, folder: Path = CACHE) -> Coded:
-    """Code and decode uint8 (H, W, 3) RGB; a stream that lies in the folder is taken up.
-
-    Raises CodecError if the codec cannot code this picture, as those of extreme sizes.
-    """
+    """Code and decode uint8 (H, W, 3) RGB; a stream that lies in the folder is taken up.  Raises
+    CodecError if the codec cannot code this picture, as those of extreme sizes."""
     path = folder / digest(image) / f"{recipe(anchor.setup)}-{anchor.knob}{setting}"
     stream, encode_seconds = kept(path, lambda: anchor.encode(image, setting))
     start = time.perf_counter()

@@ -56,10 +56,8 @@ class Anchor(Protocol):
         """The stream of uint8 (H, W, 3) RGB.  Raises CodecError if the codec cannot."""
 
     def decode(self, stream: bytes, height: int, width: int) -> Pixels:
-        """The picture in a stream, uint8 (height, width, 3) RGB.
-
-        Raises CodecError if the codec cannot, ValueError if the stream has not as many samples.
-        """
+        """The picture in a stream, uint8 (height, width, 3) RGB.  Raises CodecError if the codec
+        cannot, ValueError if the stream has not as many samples."""
 
 
 @dataclass(frozen=True)

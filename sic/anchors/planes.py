@@ -36,10 +36,8 @@ def luma(image: Pixels) -> Pixels:
 
 
 def pack(image: Pixels, chroma: Chroma) -> bytes:
-    """The planes Y′, Cb and Cr of uint8 (H, W, 3) RGB, one after the other, in 16-bit samples.
-
-    The samples are little-endian; with 4:2:0 the planes are those of the picture with even sides.
-    """
+    """The planes Y′, Cb and Cr of uint8 (H, W, 3) RGB, one after the other, in 16-bit little-endian
+    samples; with 4:2:0 they are those of the picture with even sides."""
     planes = list(np.moveaxis(image / 255 @ _TO_YCBCR.T, 2, 0))
     if chroma == "4:2:0":
         odd = ((0, image.shape[0] % 2), (0, image.shape[1] % 2))
@@ -52,10 +50,8 @@ def pack(image: Pixels, chroma: Chroma) -> bytes:
 
 
 def unpack(raw: bytes, height: int, width: int, chroma: Chroma) -> Pixels:
-    """The picture whose planes :func:`pack` gave, uint8 (height, width, 3) RGB.
-
-    Raises ValueError if there are not just as many samples as one picture has.
-    """
+    """The picture whose planes :func:`pack` gave, uint8 (height, width, 3) RGB.  Raises ValueError
+    if there are not just as many samples as one picture has."""
     samples = np.frombuffer(raw, "<u2").astype(np.float64) / (2**DEPTH - 1)
     half = 2 ** (DEPTH - 1) / (2**DEPTH - 1)
     if chroma == "4:4:4":

@@ -1,8 +1,5 @@
-"""ffmpeg as coder of single pictures: raw samples in, a bare stream out, and back.
-
-One thread a picture, so that times mean the same everywhere and streams never depend on the
-machine's cores.
-"""
+"""ffmpeg as coder of single pictures: raw samples in, a bare stream out, and back.  One thread per
+picture: times mean the same everywhere, and streams never depend on the machine's cores."""
 
 import contextlib
 import os
@@ -49,33 +46,26 @@ class Ffmpeg:
     ) -> tuple[bytes, str]:
         """The stream of one picture or several, and what the encoder said; CodecError if it fails.
 
-        Args:
-            raw: the pictures' samples, one after the other.
-            samples: ffmpeg's name of their format (`yuv444p10le`).
-            size: width and height in pixels.
-            options: the encoder and its settings.
-            stream: ffmpeg's name of the output's format (`vvc`).
+        ``raw`` has the pictures' samples one after the other, in the format that ffmpeg calls
+        ``samples`` (`yuv444p10le`); ``size`` is width and height in pixels; the options name the
+        encoder and its settings; ``stream`` is ffmpeg's name of the output's format (`vvc`).
         """
         # 60 pictures a second: a second picture falls into the first one's group, in VVC+M.
         source = ["-f", "rawvideo", "-pix_fmt", samples, "-s", "{}x{}".format(*size), "-r", "60"]
         return self._run([*source, "-i", "-", *options, "-threads", "1", "-f", stream, "-"], raw)
 
     def decode(self, stream: bytes, options: Sequence[str], samples: str) -> bytes:
-        """The raw samples of all pictures in a stream, whose format or decoder the options name.
-
-        ``samples`` must be the stream's own format.  Raises CodecError if ffmpeg fails.
-        """
+        """The raw samples of all pictures in a stream, whose format or decoder the options name;
+        ``samples`` must be the stream's own format.  Raises CodecError if ffmpeg fails."""
         sink = ["-f", "rawvideo", "-pix_fmt", samples, "-"]
         return self._run(["-threads", "1", *options, "-i", "-", *sink], stream)[0]
 
     def prove(
         self, samples: str, options: Sequence[str], stream: str, reader: Sequence[str]
     ) -> str:
-        """Code and decode a dark picture, and give what the encoder said.
-
-        The reader is what :meth:`decode` calls options.  Raises CodecError if this ffmpeg cannot,
-        or gives another number of samples back.
-        """
+        """Code and decode a dark picture, and give what the encoder said; the reader is what
+        :meth:`decode` calls options.  Raises CodecError if this ffmpeg cannot, or gives another
+        number of samples back."""
         bytes_a_pixel = {"rgb24": 3, "yuv420p10le": 3, "yuv444p10le": 6}[samples]
         raw = bytes(bytes_a_pixel * 128**2)
         coded, said = self.encode(raw, samples, (128, 128), options, stream)
@@ -104,9 +94,7 @@ def _start(asked: str, command: list[str], payload: bytes = b"") -> CompletedPro
 
 def first(use: Callable[[Ffmpeg], T]) -> T:
     """What ``use`` makes of the first ffmpeg of this machine with which it raises no CodecError.
-
-    If there is none, MissingCodec names each, and why it was passed over.
-    """
+    If there is none, MissingCodec names each, and why it was passed over."""
     passed = []
     for path in dict.fromkeys(ffmpegs()):
         try:
@@ -148,10 +136,8 @@ class Vtm:
 
     @classmethod
     def find(cls, folder: Path) -> "Vtm":
-        """VTM in its own folder, after a build.
-
-        Raises SicError if a program or the configuration is missing, or the encoder does not run.
-        """
+        """VTM in its own folder, after a build.  Raises SicError if a program or the configuration
+        is missing, or the encoder does not run."""
         encoder = _first(folder, ["bin/EncoderAppStatic", "bin/EncoderApp"])
         decoder = _first(folder, ["bin/DecoderAppStatic", "bin/DecoderApp"])
         configuration = _first(folder, [f"cfg/{CONFIGURATION}"])
@@ -161,11 +147,9 @@ class Vtm:
         return cls(encoder, decoder, configuration, found[1])
 
     def encode(self, raw: bytes, size: tuple[int, int], depth: int, qp: int) -> bytes:
-        """One picture's stream at a QP of 0 to 63.  Raises CodecError if the encoder fails.
-
-        The picture is its planes, 4:4:4 in 16-bit little-endian samples that use ``depth`` bits,
-        and its width and height in pixels.
-        """
+        """One picture's stream at a QP of 0 to 63, from its planes, 4:4:4 in 16-bit little-endian
+        samples that use ``depth`` bits, and its width and height in pixels.  Raises CodecError if
+        the encoder fails."""
         with tempfile.TemporaryDirectory() as name:
             source, stream = Path(name, "in.yuv"), Path(name, "out.bin")
             source.write_bytes(raw)

@@ -46,11 +46,9 @@ class VvcM:
     preset: str  # libvvenc's effort
 
     def encode(self, image: Pixels, x_hat_t: Pixels, qp: int) -> bytes:
-        """The stream of x̂_t and x, both uint8 (H, W, 3) RGB.
-
-        To the nominal QP libvvenc adds its own offset of low-delay pictures.  Raises CodecError if
-        it fails, as it does where x̂_t is noise, or small and not flat.
-        """
+        """The stream of x̂_t and x, both uint8 (H, W, 3) RGB; to the nominal QP libvvenc adds its
+        own offset of low-delay pictures.  Raises CodecError if it fails, as it does where x̂_t is
+        noise, or small and not flat."""
         video = self.video
         raw = planes.pack(x_hat_t, CHROMA) + planes.pack(image, CHROMA)
         size = planes.size(image.shape[0], image.shape[1], CHROMA)
@@ -97,9 +95,8 @@ def find(preset: str) -> VvcM:
 def code(codec: VvcM, qp: int, image: Pixels, x_hat_t: Pixels, folder: Path = CACHE) -> Coded:
     """Code and decode x and x̂_t, uint8 (H, W, 3) RGB; a stream in the folder is taken up.
 
-    Of what comes back, ``stream`` holds the second picture alone, what counts as additional; the
-    times are those of both: the reference, too, was coded and decoded.  Raises CodecError if the
-    codec fails, or did not have x̂_t as its reference.
+    Of what comes back, ``stream`` holds the second picture alone, which counts as additional; the
+    times are of both pictures.  Raises CodecError if the codec fails, or had not x̂_t as reference.
     """
     recipe = source.fingerprint([asdict(codec.setup), codec.options(qp)], programs, planes)
     path = folder / digest(image, x_hat_t) / recipe

@@ -18,12 +18,11 @@ Outlines = Literal["instances", "panoptic"]
 
 
 class Annotations:
-    """The outlines in COCO-style files, by picture.
+    """The outlines in COCO-style files, by picture; both scores are 1, for people give none.
 
     ``instances``: objects as polygons or run lengths, crowds included.  ``panoptic``: every object
     and every stretch of background, from PNG maps in the folder beside the file that has its name
-    (``panoptic_val2017.json`` and ``panoptic_val2017/``).  People's outlines carry no confidence:
-    both scores are 1.
+    (``panoptic_val2017.json`` and ``panoptic_val2017/``).
     """
 
     def __init__(self, paths: Sequence[Path], outlines: Outlines) -> None:
@@ -63,11 +62,9 @@ class Annotations:
             raise SicError(f"{path} is not a COCO-style file of annotations") from None
 
     def segments(self, path: str, height: int, width: int) -> list[Record]:
-        """The outlines of one picture as records.
-
-        The files may name it by its path below the images' root, or by the last part.  Raises
-        SicError if no file lists it or with another size, or for a bad outline.
-        """
+        """The outlines of one picture as records.  The files may name it by its path below the
+        images' root, or by the last part.  Raises SicError if no file lists it or with another
+        size, or for a bad outline."""
         found = self.images.get(path) or self.images.get(Path(path).name)
         if found is None:
             files = ", ".join(sorted({str(file) for file, _ in self.images.values()})) or "nothing"

@@ -1,10 +1,10 @@
 """The edge mask m_x: contours of the segments that are sure enough (threshold α).
 
 The papers say "Canny edges of the Segment Anything segmentation" and give α.  How the segmentation
-is drawn, Canny's thresholds, the thickness and the resolution are assumptions.  Here the segments
-are painted from the largest to the smallest, each in a colour that differs from those of all
-segments it touches by the range of a channel, or half of it, so that no contour depends on chance;
-then cv2.Canny runs on the painted map, and its lines are thickened.
+is drawn, Canny's thresholds, the thickness and the resolution are assumptions: segments are painted
+from the largest to the smallest, each in a colour that differs from those of all it touches by the
+range of a channel, or half of it, so that no contour depends on chance; then cv2.Canny runs on the
+painted map, and its lines are thickened.
 """
 
 import json
@@ -30,10 +30,8 @@ Mask = NDArray[np.bool_]
 
 def run(params: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, float] | None:
     """The `edges` stage: draw m_x of every picture in ``root/segments`` as ``root/edges/NAME.png``.
-
     Returns the edge density (share of pixels in m_x) by name; None in a process that only helped.
-    Raises SicError where segments are missing or damaged, or there is no space.
-    """
+    Raises SicError where segments are missing or damaged, or there is no space."""
     folder = draw(params, root, work)
     if folder is None:
         return None
@@ -50,12 +48,9 @@ def run(params: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, 
 
 
 def draw(params: Params, root: Path = sets.DATA, work: Path = WORK) -> Path | None:
-    """Draw the masks into ``work/edges-…/``, where :func:`run` finds them.
-
-    A stopped run goes on where it was; several processes share the shards (:mod:`sic.work`).
-    Returns the folder, with NAME.png of every picture and the densities of every shard; None in a
-    process that only helped.
-    """
+    """Draw the masks into ``work/edges-…/``: NAME.png of every picture, and each shard's densities.
+    A stopped run goes on where it was; several processes share the shards (:mod:`sic.work`), and
+    one that only helped returns None."""
     source = root / "segments"
     shards = {shard["file"]: shard for shard in records.describe(source)["shards"]}
     drawn_from = [params.edges.model_dump(), [shard["sha256"] for shard in shards.values()]]
@@ -79,10 +74,8 @@ def draw(params: Params, root: Path = sets.DATA, work: Path = WORK) -> Path | No
 
 
 def mask(found: Sequence[Record], height: int, width: int, settings: Edges) -> Mask:
-    """m_x of one picture: bool (height, width), true on the contours.
-
-    Of the segments found, those with ``predicted_iou`` of at least α are drawn.
-    """
+    """m_x of one picture, bool (height, width): true on the contours of those segments whose
+    ``predicted_iou`` is at least α."""
     import cv2
 
     labels = label_map([r for r in found if r["predicted_iou"] >= settings.alpha], height, width)
@@ -109,11 +102,9 @@ def label_map(found: Sequence[Record], height: int, width: int) -> NDArray[np.in
 
 
 def paint(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """A colour for each label, uint8 (H, W, 3), so that labels that touch differ strongly.
-
-    Colours are shared out greedily, to the label with most neighbours first, from a grid of as few
-    levels per channel as are enough: 2 levels, 8 colours, for most maps.
-    """
+    """A colour for each label, uint8 (H, W, 3), so that labels that touch differ strongly: shared
+    out greedily, to the label with most neighbours first, from a grid of as few levels per channel
+    as are enough (2 levels, 8 colours, for most maps)."""
     count = int(labels.max()) + 1
     neighbours: list[set[int]] = [set() for _ in range(count)]
     pairs = []

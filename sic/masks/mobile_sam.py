@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 class TinyVitEncoder(nn.Module):
     """MobileSAM's image encoder: timm's TinyViT with its last halving left out, and a neck.
-
-    x (B, 3, 1024, 1024), normalised → embedding (B, 256, 64, 64).
-    """
+    Normalised x (B, 3, 1024, 1024) → embedding (B, 256, 64, 64)."""
 
     img_size = 1024
 

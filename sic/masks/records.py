@@ -65,21 +65,17 @@ def decode(record: Record) -> NDArray[np.bool_]:
 
 
 def runs(found: Sequence[Record]) -> list[list[tuple[int, int]]]:
-    """Each record's mask as runs [start, stop) of pixels, counted column by column.
-
-    Much faster than to decode the masks where they are small in a large picture.
-    """
+    """Each record's mask as runs [start, stop) of pixels, counted column by column, which is much
+    faster than to decode masks that are small in a large picture."""
     lengths = run_lengths([record["segmentation"]["counts"] for record in found])
     positions = [numbers.cumsum().tolist() for numbers in lengths]
     return [list(zip(p[0::2], p[1::2], strict=False)) for p in positions]
 
 
 def run_lengths(codes: Sequence[str]) -> list[NDArray[np.int64]]:
-    """COCO's compressed run lengths as numbers: of background and foreground in turn.
-
-    All masks of a picture are decoded at once, which takes a fifth of the time of one by one.
-    Raises ValueError if a code ends within a number, or has characters that are none of the code.
-    """
+    """COCO's compressed run lengths as numbers, of background and foreground in turn: all masks of
+    a picture at once, in a fifth of the time of one by one.  Raises ValueError if a code ends
+    within a number, or has characters that are none of the code."""
     if not codes:
         return []
     # COCO's code: numbers of 6-bit characters, the lowest 5 bits first, the sixth says that more
@@ -107,10 +103,8 @@ def assemble(
     lines: Sequence[Path], origin: Mapping[str, Any], shard_size: int, folder: Path
 ) -> dict[str, Any]:
     """Put files of one picture's line each into shards, in this order; write and return the header.
-
-    Equal lines give equal bytes.  The origin tells what made the segments: ``segmenter``,
-    ``stand_in`` and the settings.  The folder is replaced as a whole.
-    """
+    The origin tells what made the segments: ``segmenter``, ``stand_in`` and the settings.  Equal
+    lines give equal bytes.  The folder is replaced as a whole."""
     shards: list[dict[str, Any]] = []
     with replacing_folder(folder) as temporary:
         for start in range(0, len(lines), shard_size):
@@ -142,10 +136,8 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def read_shard(path: Path, checksum: str) -> Iterator[Segments]:
-    """The segments of the pictures in the shard with this SHA-256, one by one.
-
-    Raises SicError if it is missing or damaged.
-    """
+    """The segments of the pictures in the shard with this SHA-256, one by one.  Raises SicError if
+    it is missing or damaged."""
     if not path.is_file():
         raise SicError(f"{path} is missing; run the segment stage again")
     damaged = SicError(f"{path} is damaged; run the segment stage again")

@@ -16,8 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; checking the settings does n
     import torch
     from segment_anything.modeling import Sam
 
-# `segment.checkpoint` that stands for no file of the user's: markers, so that DVC, which reruns the
-# stage when the file changes, always has one to depend on.
+# `segment.checkpoint` that is no file of the user's: markers, so that DVC always has one to watch.
 NONE = "data/weights/none"
 DOWNLOAD = "data/weights/download"
 
@@ -52,10 +51,8 @@ WEIGHTS = {
 
 
 def checkpoint(settings: Segment, folder: Path) -> Path:
-    """The file with the model's weights; a download goes into the folder.
-
-    Raises SicError, which says where to get it, if none is given or there, or a download failed.
-    """
+    """The file with the model's weights; a download goes into the folder.  Raises SicError, which
+    says where to get it, if none is given or there, or a download failed."""
     weights = WEIGHTS[settings.segmenter]
     source = f"get {weights.url} (SHA-256 {weights.sha256}) and name the file there"
     if settings.checkpoint == NONE:
@@ -81,11 +78,9 @@ def build(name: str) -> "Sam":
 
 
 def load(name: str, path: Path) -> "Sam":
-    """A model with the weights in a published checkpoint.
-
-    Only tensors are read: a pickle with code in it is refused.  Raises SicError if it is no
-    checkpoint, or one of another model, which is named.
-    """
+    """A model with the weights in a published checkpoint, of which only tensors are read: a pickle
+    with code in it is refused.  Raises SicError if it is no checkpoint, or one of another model,
+    which is named."""
     state = read_tensors(path)
     found = _whose(state)
     if found != name:
@@ -119,11 +114,9 @@ def _whose(state: Mapping[str, "torch.Tensor"]) -> str | None:
 def segmenter(
     settings: Segment, machine: Machine, path: Path, worker: Worker
 ) -> Callable[[Pixels], list[Record]]:
-    """The automatic mask generator with the weights in ``path``: uint8 (H, W, 3) → records.
-
-    A picture so narrow that nothing of it is left at the model's resolution has no segments.
-    Raises SicError as :func:`load`, without such a device, or for crops without a point to ask at.
-    """
+    """The automatic mask generator with the weights in ``path``: uint8 (H, W, 3) → records, none
+    for a picture so narrow that nothing of it is left at the model's resolution.  Raises SicError
+    as :func:`load`, without such a device, or for crops without a point to ask at."""
     import torch
     from segment_anything import SamAutomaticMaskGenerator
     from segment_anything.utils.amg import MaskData

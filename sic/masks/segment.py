@@ -1,10 +1,8 @@
 """The `segment` stage: segments of every picture by the segmenter of the settings.
 
-``python -m sic segment`` runs it without its notebook, as one of many processes where torchrun or
-srun start it (docs/masks.md).
-
-Segmentation is the expensive step and does not depend on the confidence threshold α: records are
-kept at low thresholds, so that α and whatever follows can change without a new run.
+``python -m sic segment`` runs it without its notebook, also as one of many processes of torchrun or
+srun (docs/masks.md).  Segmentation is the expensive step and does not depend on the confidence
+threshold α: records are kept at low thresholds, so that α can change without a new run.
 """
 
 import functools
@@ -34,15 +32,13 @@ Segmenter = Callable[[sets.ImageRecord, Pixels], list[Record]]
 
 
 def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, Any] | None:
-    """Segment the pictures of ``root/images.json`` into ``root/segments/``, in the form of
-    :mod:`sic.masks.records`.
+    """Segment the pictures of ``root/images.json`` into ``root/segments/``, as ``records`` has
+    them.
 
     Results of single pictures wait in ``work/segment-…/`` until all are there; a stopped run goes
     on from them, and so does a later one with more pictures.  Several processes share the pictures
-    (:mod:`sic.work`); the first puts the shards together.
-
-    Returns the header, as of :func:`describe`; None in a process that only helped.  Raises
-    SicError for want of the list of images, weights or space, or for an unreadable picture.
+    (:mod:`sic.work`); the first puts the shards together and returns their header, the others None.
+    Raises SicError for want of the list of images, weights or space, or for an unreadable picture.
     """
     worker = Worker.from_environment()
     pictures = {r.name: r for r in sets.every_record(sets.load_index(root / sets.INDEX))}
@@ -70,10 +66,8 @@ def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, A
 def _segmenter(
     study: Params, root: Path, work: Path, worker: Worker
 ) -> tuple[dict[str, Any], Root, Callable[[], Segmenter]]:
-    """What the segments depend on, settings and code, and how to get the segmenter.
-
-    The segmenter itself, weights and all, is loaded when the first picture needs it.
-    """
+    """What the segments depend on, settings and code, and how to get the segmenter, which is
+    loaded, weights and all, when the first picture needs it."""
     settings = study.segment
     origin: dict[str, Any] = {"segmenter": settings.segmenter}
     if settings.segmenter == STAND_IN:
@@ -104,20 +98,15 @@ def _segmenter(
     return origin, sam.segmenter, anything
 
 
-# ---- the stand-in: Felzenszwalb's graph-based segmentation ---------------------------------------
-
-
 def graph_segments(pixels: Pixels, settings: GraphSegmenter) -> list[Record]:
-    """Segment a picture; every pixel belongs to one segment.
+    """Felzenszwalb's graph-based segmentation, the stand-in; every pixel belongs to one segment.
 
     In place of ``predicted_iou``, which only Segment Anything predicts, a segment carries the
     probability that colour tells one of its pixels from one of its neighbours': with d the mean
     distance (CIELAB) between its mean colour and its neighbours' along its border and σ the
     standard deviation of its own colour, Φ(d / (√2 σ)), the area under the ROC curve of two
     Gaussians.  ``stability_score`` is the same against the neighbour it resembles most.  Both lie
-    in [0.5, 1]; they order segments as a confidence does and are not comparable with Segment
-    Anything's numbers.
-    """
+    in [0.5, 1] and order segments, but are not comparable with Segment Anything's numbers."""
     from scipy.ndimage import find_objects
     from skimage.segmentation import felzenszwalb
 
