@@ -4,7 +4,8 @@
             │                            │
             └── additional TCM ── ŷa ─── + ── g_human ─── x̂      for people
 
-ŷa has m ≤ n slices of the base's width, which are added to the first m slices of the base's ŷ.
+The additional codec has m ≤ n slices of the base's width; its ŷa is added to the first m slices
+of the base's ŷ.
 """
 
 import torch
