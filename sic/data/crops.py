@@ -54,8 +54,8 @@ def photos(split: str, settings: params.Data, masks: Path | None = None) -> list
 
 class Crops(Dataset[Crop]):
     """Random crops of ``size`` × ``size`` pixels, flipped at random; crop i is the same whenever it
-    is asked for.  Each epoch visits the images in a new random order, and pads smaller ones; there
-    are ``count`` crops, steps times batch."""
+    is asked for.  Each epoch visits the images in a new random order; smaller ones are padded.
+    There are ``count`` crops, steps times batch."""
 
     #: Photos kept decoded; those of a larger set are read again when their turn comes.
     CACHE = 64

@@ -115,8 +115,8 @@ class Layer:
     """One layer of a stream: its coded parts z and y, and what the header says of them.
 
     ``slices`` is how many of y it codes (m of a fusion layer); ``height`` and ``width`` are of the
-    picture without padding.  Of 8 bytes each: ``weights`` begins their fingerprint, ``symbols`` is
-    the digest of what the decoder must reconstruct exactly, and ``below`` is ``symbols`` of the
+    picture without padding.  Each of 8 bytes, ``weights`` is the start of its weights' fingerprint,
+    ``symbols`` the digest of what the decoder must reconstruct exactly, and ``below`` that of the
     base layer it builds on, or zeros in a base.
     """
 
