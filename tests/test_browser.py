@@ -164,16 +164,16 @@ def test_what_is_wide_scrolls_in_a_box_that_says_so_and_never_the_page(
     with chromium.browser(tmp_path / "profile") as window:
         window.prefer(colours)
         window.open(tmp_path / "index.html", width)
-        window.until("document.querySelector('#table.scrolls.more')")
+        window.until("!!document.querySelector('#table.scrolls.more')")
         assert window.value("document.documentElement.scrollWidth") <= width
         assert window.value("document.querySelector('#table').tabIndex") == 0
         assert not window.value("document.querySelector('#words').classList.contains('scrolls')")
         shown = window.value("document.querySelector('figure img').clientWidth")
         if width == 390:
             assert shown == round(pages.READABLE * 1800), "letters stay readable"
-            window.until("document.querySelector('figure .wide.scrolls.more')")
+            window.until("!!document.querySelector('figure .wide.scrolls.more')")
             window.value("document.querySelector('figure .wide').scrollTo(9999, 0)")
-            window.until("document.querySelector('figure .wide.scrolls:not(.more)')")
+            window.until("!!document.querySelector('figure .wide.scrolls:not(.more)')")
         else:
             assert shown <= width
         paper = window.value("getComputedStyle(document.body).backgroundColor")

@@ -27,7 +27,7 @@ from sic.report.page import STATIC
 from sic.stream.scalable import ScalableCodec
 
 #: How far a small screen shrinks a figure, whose letters have 10 of 72 points an inch at 150 dpi.
-READABLE = 0.45
+READABLE = 0.55
 _WEBP_SIDE = 16383  # pixels, at most
 
 
