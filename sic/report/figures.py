@@ -85,16 +85,12 @@ def mask_beside_image(
     pictures: Mapping[str, tuple[Pixels, NDArray[np.bool_]]], caption: str
 ) -> Figure:
     """Fig. 2: each image, (H, W, 3), above its edge mask m_x, (H, W)."""
-    figure = Figure(figsize=(3.6 * len(pictures), 5.6), layout="constrained")
-    axes = figure.subplots(2, len(pictures), squeeze=False)
+    figure, axes = _two_rows(3.6, 5.6, len(pictures), caption)
     for column, (name, (image, mask)) in zip(axes.T, pictures.items(), strict=True):
         column[0].imshow(image)
         column[0].set_title(literal(name))
         column[1].imshow(mask, cmap="gray", interpolation="nearest")
         column[1].set_title(f"m_x, {mask.mean():.1%} of the pixels", fontsize=10)
-    for axis in axes.flat:
-        axis.axis("off")
-    _caption(figure, caption)
     return figure
 
 
@@ -104,8 +100,7 @@ def pictures_side_by_side(
     """Fig. 5: pictures of one scene with their labels, and below each the same crop enlarged, given
     by its top, left and side in pixels."""
     top, left, side = zoom
-    figure = Figure(figsize=(3.4 * len(pictures), 7), layout="constrained")
-    axes = figure.subplots(2, len(pictures), squeeze=False)
+    figure, axes = _two_rows(3.4, 7, len(pictures), caption)
     for column, (label, picture) in zip(axes.T, pictures, strict=True):
         column[0].imshow(picture)
         column[0].add_patch(Rectangle((left, top), side, side, fill=False, ec="yellow", lw=1.5))
@@ -113,10 +108,17 @@ def pictures_side_by_side(
         window = picture[top : top + side, left : left + side]
         column[1].imshow(window, interpolation="nearest")
         column[1].set_title(f"{side}×{side} pixels of it", fontsize=8)
+    return figure
+
+
+def _two_rows(width: float, height: float, columns: int, caption: str) -> tuple[Figure, Any]:
+    """A figure of pictures, so many inches wide for each column, and its axes, (2, columns)."""
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    _caption(figure, caption)
+    axes = figure.subplots(2, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    _caption(figure, caption)
-    return figure
+    return figure, axes
 
 
 def rate_distortion(
@@ -217,10 +219,8 @@ class Structure:
     about: str  # that picture and rate point
 
 
-def structure(numbers: Structure) -> Figure:
-    """Fig. 3: a picture's way through both layers; machines take the upper branch, people the
-    sum."""
-    s = numbers
+def structure(s: Structure) -> Figure:
+    """Fig. 3: a picture's way through both layers; machines take the upper branch, people both."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(0, 12), ylim=(0, 5))
@@ -233,9 +233,8 @@ def structure(numbers: Structure) -> Figure:
         _box(axes, 2.5, y, title, colour, width=2.1)
         _box(axes, 4.9, y, f"range coder\n{s.bpp[k]:.3f} bpp", colour, width=1.7)
         _slices(axes, 6.5, y, slices, s.n, colour)
-        axes.text(
-            7.05, y - 0.72, f"ŷ{latent[1:]}: {slices} × {s.channels} channels", ha="center", size=9
-        )
+        sent = f"ŷ{latent[1:]}: {slices} × {s.channels} channels"
+        axes.text(7.05, y - 0.72, sent, ha="center", size=9)
         _arrow(axes, (1.2, 2.5), (1.4, y))
         _arrow(axes, (3.6, y), (4, y), latent)
         _arrow(axes, (5.8, y), (6.4, y))
@@ -248,26 +247,21 @@ def structure(numbers: Structure) -> Figure:
     _box(axes, 10.9, 2.5, human, _ADDED, width=1.9)
     _arrow(axes, (7.7, 4), (9.9, 4))
     _arrow(axes, (9.4, 2.5), (9.9, 2.5), "ŷf")
-    about = f"Fig. 3: structure of the scalable codec; numbers of {s.about}"
-    figure.suptitle(literal(about), fontsize=10)
+    _caption(figure, f"Fig. 3: structure of the scalable codec; numbers of {s.about}")
     return figure
 
 
 def _box(axes: Axes, x: float, y: float, text: str, colour: Any, width: float) -> None:
-    lines = text.count("\n") + 1
-    height = 0.3 + 0.3 * lines
+    height = 0.6 + 0.3 * text.count("\n")
     corner, style = (x - width / 2, y - height / 2), "round,pad=0,rounding_size=0.08"
-    axes.add_patch(
-        FancyBboxPatch(corner, width, height, style, facecolor="white", edgecolor=colour, lw=2)
-    )
+    axes.add_patch(FancyBboxPatch(corner, width, height, style, fc="white", ec=colour, lw=2))
     axes.text(x, y, text, ha="center", va="center", size=9.5, linespacing=1.35)
 
 
 def _slices(axes: Axes, x: float, y: float, filled: int, places: int, colour: Any) -> None:
     """The slices of a latent as bars; those that are not sent are outlines."""
     for k in range(places):
-        face = colour if k < filled else "white"
-        left = x + 1.1 * k / places
+        face, left = colour if k < filled else "white", x + 1.1 * k / places
         axes.bar(left, 0.9, 0.8 / places, y - 0.45, color=face, edgecolor=colour, align="edge")
 
 

@@ -171,9 +171,9 @@ def against(curves: Mapping[str, pd.DataFrame], pair: bd.Comparison, resamplings
     ours, theirs = _name(pair.tested), _name(pair.other)
     head = f"{_COUNTED[pair.bits]}, {ours}"
     if rate.note:
-        spans = (
-            f"{ours} {_span(tested.quality.mean(0), 2)} dB for {_span(tested.rate.mean(0), 3)} bpp,"
-            f" {theirs} {_span(other.quality.mean(0), 2)} dB for {_span(other.rate.mean(0), 3)} bpp"
+        spans = ", ".join(
+            f"{who} {_span(curve.quality.mean(0), 2)} dB for {_span(curve.rate.mean(0), 3)} bpp"
+            for who, curve in ((ours, tested), (theirs, other))
         )
         gain = f"at equal rate it is {_better(quality)}"
         if quality.note:
@@ -261,8 +261,8 @@ def against_rate(table: pd.DataFrame, m: int, caption: str) -> Figure:
     labels = {"ap": "mAP at IoU 0.50 to 0.95", "ap50": "mAP at IoU 0.50"}
     for axes, (column, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         _draw(axes, table[(table.codec != "fusion") | (table.m == m)], column)
-        axes.set(xlabel="bits per pixel, all layers that are read", ylabel=label)
-        axes.set(xlim=(0, None), ylim=(0, None))
+        rate = "bits per pixel, all layers that are read"
+        axes.set(xlabel=rate, ylabel=label, xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     figure.suptitle(caption, fontsize=10)
