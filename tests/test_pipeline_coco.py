@@ -78,7 +78,6 @@ def study(tmp_path_factory: pytest.TempPathFactory, mirror: Site) -> Study:
         content["data"].update(source="coco", url=mirror.address, train="all", validation=1, test=1)
         content["segment"].update(segmenter="annotations")
         content["lic"].update(quality=["q1"])
-        content["fusion"].update(also={"m": [], "quality": ["q1"]})
         content["evaluate"]["vvc"].update(preset="faster", qp=[37, 47])
         content["evaluate"]["vvc_m"].update(qp=[])
         for codec, points in (("hevc", "qp"), ("avif", "quality"), ("jpeg_xl", "distance")):

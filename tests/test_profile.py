@@ -121,7 +121,7 @@ def test_a_large_study_says_what_it_needs_before_anybody_starts_it(
 ) -> None:
     (file.parent / "profiles").symlink_to(PROFILES)
     monkeypatch.chdir(file.parent)
-    monkeypatch.setattr("sys.argv", ["profile", name])
+    monkeypatch.setattr("sys.argv", ["pipeline", "profile", name])
     pipeline.main()
     said = capsys.readouterr().out
     for need in ("downloads 20 GB", "data/coco", "GB of disk", "GPU", "hour"):

@@ -8,6 +8,7 @@ between two equal runs (times, progress bars, random cell ids), and appear whole
 """
 
 import argparse
+import logging
 import os
 import re
 import signal
@@ -69,6 +70,7 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
             kernel_manager_class=_kernel(noise),
         )
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").disabled = True  # of what waits for the kernel that is gone
         attempt.unlink(missing_ok=True)
         raise
     except PapermillExecutionError as error:
