@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sic.evaluation import rate_distortion
+from sic.evaluation import bd, rate_distortion
 from sic.report import findings
 
 LAMBDAS = (0.005, 0.01, 0.02)
@@ -56,7 +56,11 @@ def results(ours: float = 0.7, dc: float = 0.9, **curves: Any) -> pd.DataFrame:
 
 
 def text(table: pd.DataFrame) -> str:
-    return "\n".join(findings.sentences(table, resamplings=20))
+    return "\n".join(findings.sentences(table, bd.compare(table, resamplings=20)))
+
+
+def answer(table: pd.DataFrame) -> str:
+    return findings.answer(table, bd.compare(table, resamplings=20))
 
 
 def sentence(table: pd.DataFrame, beginning: str, also: str = "") -> str:
@@ -69,23 +73,23 @@ def sentence(table: pd.DataFrame, beginning: str, also: str = "") -> str:
 
 
 def test_the_answer_says_what_is_gained_and_what_is_lost() -> None:
-    found = findings.answer(results(), resamplings=20)
+    found = answer(results())
     assert "the base takes 0.050 bits per pixel; its picture, x̂_t, has 24.00 dB" in found
     assert "adds 0.105 to 0.420 bits per pixel, and people get 28.00 to 33.00 dB" in found
     assert "Counting additional bits, at equal PSNR it takes 30.0 % fewer bits than coding" in found
     assert "22.2 % fewer bits than coding the difference. Counting all bits" in found
-    found = findings.answer(results(dc=0.71), resamplings=20)
+    found = answer(results(dc=0.71))
     assert "and as many bits as coding the difference" in found
 
 
 def test_the_answer_says_why_two_curves_cannot_be_compared() -> None:
     low = rows("fusion", 0.7 * RATES, QUALITY - 8, m=5)
-    found = findings.answer(results(fusion=low), resamplings=20)
+    found = answer(results(fusion=low))
     assert "cannot be compared with coding the picture anew (no quality in common)" in found
 
 
 def test_one_rate_point_has_an_answer_without_a_comparison() -> None:
-    found = findings.answer(results(fusion=rows("fusion", [0.2], [30], m=5)), resamplings=20)
+    found = answer(results(fusion=rows("fusion", [0.2], [30], m=5)))
     assert found.endswith("adds 0.200 bits per pixel, and people get 30.00 dB.")
 
 

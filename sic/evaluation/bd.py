@@ -9,6 +9,7 @@ Bjøntegaard (2022), for Akima.
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import bjontegaard
 import numpy as np
@@ -213,6 +214,22 @@ def compare(table: pd.DataFrame, resamplings: int) -> pd.DataFrame:
         numbers = (number for found in deltas for number in astuple(found))
         rows.append((*astuple(comparison), len(tested.rate), *numbers))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The rows of :func:`compare` from their file, results/bd.csv."""
+    return pd.read_csv(path).fillna({"bd_rate_note": "", "bd_psnr_note": ""})
+
+
+def between(compared: pd.DataFrame, comparison: Comparison) -> tuple[Delta, Delta]:
+    """The deltas of rate and of quality of one comparison, from the rows of :func:`compare`."""
+    same = (compared[["tested", "other", "bits"]] == astuple(comparison)).all(axis="columns")
+    row = compared[same].iloc[0]
+    ends = ("", "_low", "_high", "_overlap", "_note")
+    rate, quality = (
+        Delta(*(row[f"{name}{end}"] for end in ends)) for name in ("bd_rate", "bd_psnr")
+    )
+    return rate, quality
 
 
 def readable(compared: pd.DataFrame) -> pd.DataFrame:

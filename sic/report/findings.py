@@ -26,8 +26,9 @@ _LOSSLESS = "a photo came back without loss, so a mean PSNR is infinite"
 _COUNTED = {"additional": "Counting additional bits", "all": "Counting all bits"}
 
 
-def answer(table: pd.DataFrame, resamplings: int) -> str:
-    """The findings in three sentences, for a reader with ten seconds."""
+def answer(table: pd.DataFrame, compared: pd.DataFrame) -> str:
+    """The findings in three sentences, for a reader with ten seconds; the arguments are those of
+    :func:`sentences`."""
     means, curves = rate_distortion.means(table), bd.curves(table)
     base, fusion = means[means.codec == BASE].iloc[0], proposed(means)
     ours = means[(means.codec == "fusion") & (means.m == int(fusion.removeprefix("fusion m")))]
@@ -39,7 +40,7 @@ def answer(table: pd.DataFrame, resamplings: int) -> str:
     rivals = {"LIC": "coding the picture anew", "difference": "coding the difference"}
     for bits in ("additional", "all"):
         told = [
-            _verdict(*bd.pair(curves, bd.Comparison(fusion, other, bits)), resamplings, words)
+            _verdict(*bd.between(compared, bd.Comparison(fusion, other, bits)), words)
             for other, words in rivals.items()
             if {fusion, other} <= curves.keys()
         ]
@@ -49,8 +50,7 @@ def answer(table: pd.DataFrame, resamplings: int) -> str:
     return text
 
 
-def _verdict(tested: bd.Curve, other: bd.Curve, resamplings: int, words: str) -> str:
-    rate, quality = (bd.delta(tested, other, of, resamplings) for of in ("rate", "quality"))
+def _verdict(rate: bd.Delta, quality: bd.Delta, words: str) -> str:
     if rate.note:
         return f"cannot be compared with {words} ({rate.note})"
     if _equal(rate, quality):
@@ -58,9 +58,9 @@ def _verdict(tested: bd.Curve, other: bd.Curve, resamplings: int, words: str) ->
     return f"takes {_amount(rate)} bits than {words}"
 
 
-def sentences(table: pd.DataFrame, resamplings: int) -> Iterator[str]:
-    """The findings, one sentence each, about whatever codecs, rate points and m there are; each
-    interval is over so many resamplings of the photos."""
+def sentences(table: pd.DataFrame, compared: pd.DataFrame) -> Iterator[str]:
+    """The findings, one sentence each, about whatever codecs, rate points and m there are in the
+    table of :mod:`sic.evaluation.rate_distortion`; ``compared`` is :func:`bd.compare` of it."""
     means, curves = rate_distortion.means(table), bd.curves(table)
     yield _layers(means)
     yield _regime(means)
@@ -70,11 +70,11 @@ def sentences(table: pd.DataFrame, resamplings: int) -> Iterator[str]:
         for bits in ("additional", "all"):
             for other in ("LIC", "difference", "VVC+M"):
                 if other in curves:
-                    yield against(curves, bd.Comparison(fusion, other, bits), resamplings)
+                    yield against(curves, compared, bd.Comparison(fusion, other, bits))
     else:
         yield "Feature fusion was trained at one rate point: there is no curve to compare."
     yield from effect_of_m(means)
-    yield from _anchors(curves, resamplings)
+    yield from _anchors(curves, compared)
 
 
 def proposed(means: pd.DataFrame) -> str:
@@ -164,10 +164,10 @@ def _settled(psnr: pd.Series) -> str:
     )
 
 
-def against(curves: Mapping[str, pd.DataFrame], pair: bd.Comparison, resamplings: int) -> str:
+def against(curves: Mapping[str, pd.DataFrame], compared: pd.DataFrame, pair: bd.Comparison) -> str:
     """Say which of two codecs needs fewer bits and by how much, or why no number says so."""
     tested, other = bd.pair(curves, pair)
-    rate, quality = (bd.delta(tested, other, of, resamplings) for of in ("rate", "quality"))
+    rate, quality = bd.between(compared, pair)
     ours, theirs = _name(pair.tested), _name(pair.other)
     head = f"{_COUNTED[pair.bits]}, {ours}"
     if rate.note:
@@ -215,14 +215,14 @@ def _better(quality: bd.Delta) -> str:
     return f"{abs(quality.value):.2f} dB {word}{_interval(quality, 'dB', 2)}"
 
 
-def _anchors(curves: Mapping[str, pd.DataFrame], resamplings: int) -> Iterator[str]:
+def _anchors(curves: Mapping[str, pd.DataFrame], compared: pd.DataFrame) -> Iterator[str]:
     """The human LIC beside the classical codecs: one sentence, as none is a claim of the paper."""
     rivals = [c for c in curves if not c.startswith((*bd.LAYERED, "LIC"))]
     if "LIC" not in curves or not rivals:
         return
     found = []
     for rival in rivals:
-        rate = bd.delta(*bd.pair(curves, bd.Comparison("LIC", rival, "all")), "rate", resamplings)
+        rate, _ = bd.between(compared, bd.Comparison("LIC", rival, "all"))
         number = rate.note if rate.note else f"{rate.value:+.0f} %{_interval(rate, '%', 0)}"
         found.append(f"{rival} {number}")
     halved = [c for c in rivals if (curves[c].chroma == "4:2:0").all()]
