@@ -214,14 +214,14 @@ class Fusion(Training):
         return self
 
 
-class VvcM(Section):
-    """VVC with x̂_t as the reference picture, by libvvenc."""
+class Libvvenc(Section):
+    """VVC by libvvenc: its effort, and the points to code at."""
 
     preset: Literal["faster", "fast", "medium", "slow", "slower"]
     qp: Qps
 
 
-class Vvc(VvcM):
+class Vvc(Libvvenc):
     """VVC as an anchor: by VTM if its folder is given, else by libvvenc."""
 
     vtm: str | None
@@ -256,7 +256,7 @@ class Evaluate(Section):
 
     lpips: str | None
     vvc: Vvc
-    vvc_m: VvcM
+    vvc_m: Libvvenc
     hevc: Hevc
     avif: Avif
     jpeg_xl: JpegXl

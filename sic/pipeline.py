@@ -124,8 +124,7 @@ def apply(name: str, params: Path = PARAMS, profiles: Path = PROFILES) -> None:
     such profile, and as :func:`put`."""
     source = profiles / f"{name}.yaml"
     if not source.is_file():
-        known = ", ".join(sorted(path.stem for path in profiles.glob("*.yaml"))) or "none"
-        raise SicError(f"no profile {name}: there are {known}")
+        raise SicError(f"no profile {name}: there are {_known(profiles)}")
     put(round_trip().load(source.read_text(encoding="utf-8")), str(source), params)
 
 
@@ -148,13 +147,16 @@ def put(values: Mapping[str, Any], source: str, params: Path = PARAMS) -> None:
 def profile(words: list[str]) -> None:
     """`study.py profile NAME`: put it in place and say what it needs."""
     if len(words) != 1:
-        known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
-        raise SicError(f"name one profile: {known}")
+        raise SicError(f"name one profile: {_known(PROFILES)}")
     apply(words[0])
     text = (PROFILES / f"{words[0]}.yaml").read_text(encoding="utf-8")
     head = takewhile(lambda line: line.startswith("#"), text.splitlines())
     print("\n".join(line.removeprefix("#").removeprefix(" ") for line in head), end="\n\n")
     print(f"params.yaml now has the numbers of profiles/{words[0]}.yaml")
+
+
+def _known(profiles: Path) -> str:
+    return ", ".join(sorted(path.stem for path in profiles.glob("*.yaml"))) or "none"
 
 
 def round_trip() -> YAML:

@@ -27,7 +27,7 @@ from skimage import data
 from torch import Tensor
 
 from sic import images, params
-from sic.codec import loss as objectives
+from sic.codec import loss as losses
 from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
 from sic.masks import edges, segment
@@ -166,13 +166,13 @@ def test_additional_step(benchmark, size, path):
         below = base(size).requires_grad_(True)
         loss = lambda: plain.additional_loss(codec, below, x, LAMBDA)  # noqa: E731
     else:
-        ours = objectives.additional_loss(base(size), LAMBDA)
+        ours = losses.additional_loss(base(size), LAMBDA)
         loss = lambda: ours(codec, x, x[:, :1])  # noqa: E731
     timed(benchmark, size, lambda: step(codec, loss().total))
 
 
 def _human_loss(codec: TCM, x: Tensor, lmbda: float) -> Any:
-    return objectives.human_loss(lmbda)(codec, x, x[:, :1])
+    return losses.human_loss(lmbda)(codec, x, x[:, :1])
 
 
 def step(codec: TCM, total: Tensor) -> None:
@@ -303,7 +303,7 @@ def training_step(codec: TCM, x: Tensor, precision: str, compiled: bool) -> Call
     settings = study.train.model_copy(update=changes)
     run = Run("bench", settings, 1000, 0, [], [], about={}, machine=study.machine)
     state, joined = State(codec, run), loop.fabric(settings, x.device)
-    forward, loss = torch.compile(codec) if compiled else codec, objectives.human_loss(LAMBDA)
+    forward, loss = torch.compile(codec) if compiled else codec, losses.human_loss(LAMBDA)
     crops = repeat((x, x[:, :1]))
 
     def work() -> None:

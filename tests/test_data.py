@@ -17,7 +17,6 @@ from skimage import data as photos
 
 from sic import images, params
 from sic.data import coco, sets
-from sic.data import sets as splits
 from sic.errors import SicError
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -40,12 +39,12 @@ def test_the_bundled_photos_are_written_and_listed(tmp_path: Path) -> None:
     index = sets.prepare(settings(), 0, tmp_path)
     assert [r.name for r in index["test"]] == ["astronaut", "coffee", "flower"]
     astronaut = index["test"][0]
-    path = splits.image_path(astronaut, settings(), tmp_path)
+    path = sets.image_path(astronaut, settings(), tmp_path)
     assert path == tmp_path / "images" / "astronaut.png"
     assert np.array_equal(images.read(path), photos.astronaut())
     assert (astronaut.width, astronaut.height) == (512, 512)
     assert astronaut.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert splits.load_index(tmp_path / "images.json") == index
+    assert sets.load_index(tmp_path / "images.json") == index
     coffee = index["test"][1]
     assert (coffee.width, coffee.height) == (600, 400)
 
@@ -69,11 +68,11 @@ def test_photos_no_longer_chosen_are_gone(tmp_path: Path) -> None:
 def test_drawn_splits_are_disjoint_and_of_the_size_wanted(
     train: int, validation: int, test: int, seed: int
 ) -> None:
-    pools = dict.fromkeys(splits.SPLITS, POOL)
+    pools = dict.fromkeys(sets.SPLITS, POOL)
     chosen = sets.choose(pools, settings(train=train, validation=validation, test=test), seed)
-    names = [name for split in splits.SPLITS for name, _ in chosen[split]]
+    names = [name for split in sets.SPLITS for name, _ in chosen[split]]
     assert len(set(names)) == len(names) == train + validation + test
-    assert [len(chosen[s]) for s in splits.SPLITS] == [train, validation, test]
+    assert [len(chosen[s]) for s in sets.SPLITS] == [train, validation, test]
     # More training images leave the other splits as they are.
     more = sets.choose(pools, settings(train=train + 1, validation=validation, test=test), seed)
     assert more["test"] == chosen["test"]
@@ -81,7 +80,7 @@ def test_drawn_splits_are_disjoint_and_of_the_size_wanted(
 
 
 def test_another_seed_draws_others_and_all_takes_the_rest() -> None:
-    pools = dict.fromkeys(splits.SPLITS, POOL)
+    pools = dict.fromkeys(sets.SPLITS, POOL)
     wanted = settings(train="all", validation=["07"], test=9)
     one, other = (sets.choose(pools, wanted, seed) for seed in (1, 2))
     assert one["test"] != other["test"]
@@ -115,7 +114,7 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
     index = sets.prepare(chosen, 0, tmp_path / "data")
     assert [r.path for r in index["train"]] == ["sub/c.png", "d.png"]
     assert {r.name for split in ("validation", "test") for r in index[split]} == {"a", "b"}
-    assert splits.image_path(index["train"][0], chosen) == root / "sub" / "c.png"
+    assert sets.image_path(index["train"][0], chosen) == root / "sub" / "c.png"
     assert (index["train"][1].height, index["train"][1].width) == (23, 30)
     assert {p.name for p in (tmp_path / "data").iterdir()} == {"images.json", "images"}
     assert not list((tmp_path / "data" / "images").iterdir())
@@ -132,7 +131,7 @@ def test_a_list_of_numbers_names_pictures_and_a_number_draws_as_many(tmp_path: P
     (tmp_path / "params.yaml").write_text(text)
     study = params.load(tmp_path / "params.yaml")
     index = sets.prepare(study.data, 0, tmp_path / "data")
-    names = {split: [record.name for record in index[split]] for split in splits.SPLITS}
+    names = {split: [record.name for record in index[split]] for split in sets.SPLITS}
     assert names == {
         "train": ["000000001296", "4395", "1", "a"],
         "validation": ["002"],
@@ -150,7 +149,7 @@ def test_a_list_of_numbers_names_pictures_and_a_number_draws_as_many(tmp_path: P
 )
 def test_a_number_that_names_no_one_picture_is_to_be_quoted(entry: list[Any], message: str) -> None:
     pool = {name: Path(f"{name}.png") for name in ("007", "07", "0x10")}
-    pools = dict.fromkeys(splits.SPLITS, pool)
+    pools = dict.fromkeys(sets.SPLITS, pool)
     with pytest.raises(SicError, match=message):
         sets.choose(pools, settings(train=entry), 0)
     quoted = sets.choose(pools, settings(train=["007"], validation=["07"], test=["0x10"]), 0)
@@ -203,9 +202,9 @@ def test_other_names_are_kept(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "mine", names)
     chosen = settings(source="folder", root=str(root), train="all", validation=1, test=1)
     sets.prepare(chosen, 0, tmp_path / "data")
-    index = splits.load_index(tmp_path / "data" / "images.json")
+    index = sets.load_index(tmp_path / "data" / "images.json")
     assert sorted(record.name for record in sets.every_record(index)) == sorted(names)
-    assert all(splits.image_path(r, chosen).is_file() for r in sets.every_record(index))
+    assert all(sets.image_path(r, chosen).is_file() for r in sets.every_record(index))
 
 
 def test_a_picture_to_test_must_fit_into_a_stream(tmp_path: Path) -> None:
@@ -240,11 +239,11 @@ def test_an_unreadable_image_leaves_the_old_list(tmp_path: Path) -> None:
 
 def test_a_list_that_is_missing_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(SicError, match="run the data stage first"):
-        splits.load_index(tmp_path / "images.json")
+        sets.load_index(tmp_path / "images.json")
     for content in ("{", "[]", '{"train": [{"name": "a"}], "validation": [], "test": []}'):
         (tmp_path / "images.json").write_text(content)
         with pytest.raises(SicError, match="run the data stage again"):
-            splits.load_index(tmp_path / "images.json")
+            sets.load_index(tmp_path / "images.json")
 
 
 def test_a_mark_of_the_order_of_bytes_at_the_start_is_no_part_of_a_file(tmp_path: Path) -> None:
@@ -255,7 +254,7 @@ def test_a_mark_of_the_order_of_bytes_at_the_start_is_no_part_of_a_file(tmp_path
     text = (tmp_path / "images.json").read_text(encoding="utf-8")
     for encoding in ("utf-8-sig", "utf-16"):
         (tmp_path / "images.json").write_text(text, encoding=encoding)
-        assert splits.load_index(tmp_path / "images.json") == index
+        assert sets.load_index(tmp_path / "images.json") == index
     text = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8-sig")
     assert params.load(tmp_path / "params.yaml") == STUDY
@@ -285,7 +284,7 @@ def test_a_local_copy_of_coco(tmp_path: Path) -> None:
     assert [r.path for r in index["train"]] == [f"train2017/{i:012d}.jpg" for i in (100, 101)]
     assert all(r.path.startswith("train2017/") for r in index["validation"])
     assert [r.name for r in index["test"]] == [f"{i:012d}" for i in range(200, 204)]
-    assert splits.image_path(index["test"][0], chosen).is_file()
+    assert sets.image_path(index["test"][0], chosen).is_file()
     assert [f.name for f in sets.annotation_files(chosen, "instances")] == [
         "instances_train2017.json",
         "instances_val2017.json",
@@ -325,8 +324,8 @@ def test_coco_from_a_mirror_or_from_archives_at_hand(
         index = sets.prepare(chosen, 0, tmp_path / "data")
         found = sets.annotation_files(chosen, "instances", tmp_path / "data")
         assert bool(site.asked) == (way == "mirror")
-    assert [len(index[s]) for s in splits.SPLITS] == [5, 1, 2]
-    path = splits.image_path(index["test"][0], chosen, tmp_path / "data")
+    assert [len(index[s]) for s in sets.SPLITS] == [5, 1, 2]
+    path = sets.image_path(index["test"][0], chosen, tmp_path / "data")
     assert path.is_relative_to(tmp_path / "data" / "coco" / "val2017")
     assert path.read_bytes() == (copy / index["test"][0].path).read_bytes()
     assert json.loads(found[1].read_text())["images"][0]["id"] == 200

@@ -8,7 +8,7 @@ from skimage import data as photos_of_skimage
 from small import SIZES
 
 from sic.codec import fast, weights
-from sic.codec import loss as objectives
+from sic.codec import loss as losses
 from sic.codec.fusion import AdditionalCodec, DifferenceCodec
 from sic.codec.tcm import TCM
 
@@ -28,7 +28,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_only_the_machines_loss_looks_at_the_mask(batch: tuple[torch.Tensor, ...]) -> None:
     codec = a_codec().eval()
-    human, machine = objectives.human_loss(0.01), objectives.machine_loss(0.01)
+    human, machine = losses.human_loss(0.01), losses.machine_loss(0.01)
     x, m_x = batch
     whole = torch.ones_like(m_x)
     with torch.no_grad():
@@ -40,8 +40,8 @@ def test_only_the_machines_loss_looks_at_the_mask(batch: tuple[torch.Tensor, ...
 @pytest.mark.parametrize(
     ("make", "loss"),
     [
-        (lambda: AdditionalCodec(2, **SIZES), objectives.additional_loss),
-        (lambda: DifferenceCodec(**SIZES), objectives.difference_loss),
+        (lambda: AdditionalCodec(2, **SIZES), losses.additional_loss),
+        (lambda: DifferenceCodec(**SIZES), losses.difference_loss),
     ],
     ids=["fusion", "difference"],
 )
@@ -62,13 +62,13 @@ def test_the_base_sees_no_autograd_and_does_not_decode_for_fusion(
     modes = []
     base.g_a.register_forward_hook(lambda *_: modes.append(torch.is_inference_mode_enabled()))
     base.g_s.register_forward_hook(lambda *_: pytest.fail("the base's decoder ran"))
-    objectives.additional_loss(base, 0.01)(codec, *batch)
+    losses.additional_loss(base, 0.01)(codec, *batch)
     assert modes == [True]
 
 
 def test_training_takes_up_what_the_base_left_in_caches(batch: tuple[torch.Tensor, ...]) -> None:
     base, codec = a_codec(), AdditionalCodec(5, **SIZES)
-    loss = objectives.additional_loss(base, 0.01)
+    loss = losses.additional_loss(base, 0.01)
     fast.windows.cache_clear()
     with torch.no_grad():
         loss(codec, *batch)  # as validation does; the base runs in inference mode

@@ -5,7 +5,7 @@ import torch
 from reference_weights import fill
 from small import SIZES, astronaut
 
-from sic.codec import fast as stripes
+from sic.codec import fast
 from sic.codec.tcm import TCM
 
 
@@ -17,8 +17,8 @@ def codec() -> TCM:
 @pytest.fixture
 def small_stripes(monkeypatch):
     """Stripes of eight rows of the latent of a picture 128 pixels wide."""
-    monkeypatch.setattr(stripes, "WHOLE", 0)
-    monkeypatch.setattr(stripes, "STRIPE", 128 * 128)
+    monkeypatch.setattr(fast, "WHOLE", 0)
+    monkeypatch.setattr(fast, "STRIPE", 128 * 128)
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -32,20 +32,20 @@ def test_the_latent_in_stripes_is_that_of_the_whole_picture(codec, monkeypatch):
     y = codec.g_a(x)
     heights = []
     hook = codec.g_a.register_forward_pre_hook(lambda _, given: heights.append(given[0].shape[2]))
-    assert difference(stripes.analyse(codec.g_a, x), y) < 1e-11
+    assert difference(fast.analyse(codec.g_a, x), y) < 1e-11
     hook.remove()
     assert heights == [256, 384, 384, 256], "four stripes of 128 rows, with 128 around"
-    monkeypatch.setattr(stripes, "ANALYSIS_REACH", 4)
-    assert difference(stripes.analyse(codec.g_a, x), y) > 1e-6
+    monkeypatch.setattr(fast, "ANALYSIS_REACH", 4)
+    assert difference(fast.analyse(codec.g_a, x), y) > 1e-6
 
 
 @pytest.mark.usefixtures("small_stripes")
 def test_the_picture_in_stripes_is_that_of_the_whole_latent(codec, monkeypatch):
     y_hat = codec.g_a(astronaut(512, 128)).round()
     x_hat = codec.g_s(y_hat)
-    assert difference(stripes.synthesise(codec.g_s, y_hat), x_hat) < 1e-11
-    monkeypatch.setattr(stripes, "SYNTHESIS_REACH", 8)
-    assert difference(stripes.synthesise(codec.g_s, y_hat), x_hat) > 1e-6
+    assert difference(fast.synthesise(codec.g_s, y_hat), x_hat) < 1e-11
+    monkeypatch.setattr(fast, "SYNTHESIS_REACH", 8)
+    assert difference(fast.synthesise(codec.g_s, y_hat), x_hat) > 1e-6
 
 
 @pytest.mark.usefixtures("small_stripes")
@@ -53,12 +53,12 @@ def test_float32_differs_by_rounding_alone(codec):
     single = fill(TCM(**SIZES).eval(), "icm").requires_grad_(False)
     x = astronaut(384, 128).float()
     y = single.g_a(x)
-    assert difference(stripes.analyse(single.g_a, x), y) < 1e-5 * y.abs().max()
+    assert difference(fast.analyse(single.g_a, x), y) < 1e-5 * y.abs().max()
     x_hat = single.g_s(y)
-    assert difference(stripes.synthesise(single.g_s, y), x_hat) < 1e-5 * x_hat.abs().max()
+    assert difference(fast.synthesise(single.g_s, y), x_hat) < 1e-5 * x_hat.abs().max()
 
 
 def test_pictures_of_common_sizes_are_not_cut(codec):
     seen = []
-    stripes.analyse(lambda x: seen.append(x.shape) or x, torch.empty(1, 3, 2048, 2048))
+    fast.analyse(lambda x: seen.append(x.shape) or x, torch.empty(1, 3, 2048, 2048))
     assert seen == [(1, 3, 2048, 2048)]

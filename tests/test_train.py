@@ -19,14 +19,14 @@ from skimage import data as photos_of_skimage
 from small import SIZES
 
 from sic import params
-from sic.codec import loss as objectives
+from sic.codec import loss as losses
 from sic.codec import weights
 from sic.codec.loss import Loss
 from sic.codec.tcm import TCM
 from sic.data.crops import Crops, Photo, tensors
 from sic.errors import SicError
 from sic.training import jobs, loop
-from sic.training import run as checkpoint
+from sic.training.run import newest_checkpoint
 from sic.work import Worker
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -171,7 +171,7 @@ def test_training_lowers_the_loss(photos: list[Photo], tmp_path: Path) -> None:
     run = a_run(photos, steps=12)
     shown: list[int] = []
     history = loop.train(
-        a_codec(), objectives.human_loss(0.01), run, tmp_path, lambda rows: shown.append(len(rows))
+        a_codec(), losses.human_loss(0.01), run, tmp_path, lambda rows: shown.append(len(rows))
     )
     validation = history[history.split == "validation"]
     assert list(validation.step) == [0, 2, 4, 6, 8, 10, 12]
@@ -184,16 +184,16 @@ def test_where_no_photo_has_an_edge_there_is_no_psnr(photos: list[Photo], tmp_pa
     Image.fromarray(np.zeros((160, 200), dtype=bool)).save(tmp_path / "empty.png")
     blank = replace(photos[0], mask=tmp_path / "empty.png")
     run = a_run([blank], steps=1, validation=[blank])
-    history = loop.train(a_codec(), objectives.machine_loss(0.01), run, tmp_path)
+    history = loop.train(a_codec(), losses.machine_loss(0.01), run, tmp_path)
     assert history.psnr.isna().all(), "and not an infinite one"
     assert history[["loss", "bpp"]].notna().all(axis=None)
     both = a_run(photos, validation=[blank, photos[1]])
-    job = jobs.Job(a_codec(), objectives.machine_loss(0.01), both, "SA-ICM", "scratch")
+    job = jobs.Job(a_codec(), losses.machine_loss(0.01), both, "SA-ICM", "scratch")
     assert job.without_edges() == ["0.png"]
 
 
 def test_a_stopped_run_continues_to_the_same_weights(photos: list[Photo], tmp_path: Path) -> None:
-    run, loss = a_run(photos, steps=5), objectives.human_loss(0.01)
+    run, loss = a_run(photos, steps=5), losses.human_loss(0.01)
     whole = a_codec()
     history = loop.train(whole, loss, run, tmp_path / "whole")
 
@@ -250,7 +250,7 @@ def test_other_photos_masks_or_initial_weights_are_another_run(photos: list[Phot
 def test_no_steps_take_the_codec_as_it_is(photos: list[Photo], tmp_path: Path) -> None:
     codec = a_codec()
     before = weights.fingerprint(codec)
-    history = loop.train(codec, objectives.human_loss(0.01), a_run(photos, steps=0), tmp_path)
+    history = loop.train(codec, losses.human_loss(0.01), a_run(photos, steps=0), tmp_path)
     assert weights.fingerprint(codec) == before
     assert list(history.step) == [0]
 
@@ -258,7 +258,7 @@ def test_no_steps_take_the_codec_as_it_is(photos: list[Photo], tmp_path: Path) -
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     photos: list[Photo], tmp_path: Path
 ) -> None:
-    loss = objectives.human_loss(0.01)
+    loss = losses.human_loss(0.01)
     calls = 0
 
     def broken(codec: Any, x: torch.Tensor, m_x: torch.Tensor) -> Loss:
@@ -283,7 +283,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(photos: list[Photo], tmp_path
         FileLock(lock),
         pytest.raises(SicError, match=r"lic/q1 is being trained by another process.*wait for it"),
     ):
-        loop.train(a_codec(), objectives.human_loss(0.01), run, tmp_path)
+        loop.train(a_codec(), losses.human_loss(0.01), run, tmp_path)
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(
@@ -303,10 +303,10 @@ def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(SicError, match=r"cannot write .*\.pt: No space left on device; free"):
-        loop.train(a_codec(), objectives.human_loss(0.01), run, tmp_path)
+        loop.train(a_codec(), losses.human_loss(0.01), run, tmp_path)
     files = [f for f in tmp_path.glob("lic/q1/*/*") if f.is_file()]
     assert [f.suffix for f in files] == [".pt"], "nothing half-written stays"
-    found = checkpoint.newest_checkpoint(files[0].parent, torch.device("cpu"))
+    found = newest_checkpoint(files[0].parent, torch.device("cpu"))
     assert found
     assert found["step"] == 1
 
@@ -314,7 +314,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     photos: list[Photo], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, loss = a_run(photos, steps=4), objectives.human_loss(0.01)
+    run, loss = a_run(photos, steps=4), losses.human_loss(0.01)
     whole = a_codec()
     loop.train(whole, loss, run, tmp_path)
     files = sorted(tmp_path.glob("lic/q1/*/*.pt"))
@@ -330,7 +330,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(photos: list[Photo], tmp_path: Pat
     """Without noise (as the decoder sees it) the parts' gradients are those of the whole batch."""
 
     def quiet(codec: Any, x: torch.Tensor, m_x: torch.Tensor) -> Loss:
-        return objectives.human_loss(0.01)(codec.eval(), x, m_x)
+        return losses.human_loss(0.01)(codec.eval(), x, m_x)
 
     histories = []
     for accumulate in (1, 2):
@@ -342,7 +342,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(photos: list[Photo], tmp_path: Pat
 
 
 def test_the_average_of_the_weights_is_what_is_kept(photos: list[Photo], tmp_path: Path) -> None:
-    loss = objectives.human_loss(0.01)
+    loss = losses.human_loss(0.01)
     start, plain, averaged = a_codec(), a_codec(), a_codec()
     loop.train(plain, loss, a_run(photos, steps=2), tmp_path)
     ema = SETTINGS.model_copy(update={"ema": 0.75})
@@ -365,10 +365,10 @@ def test_mixed_precision_keeps_symbols_and_probabilities_in_float32(photos: list
     with torch.autocast("cpu", torch.bfloat16):
         assert codec.g_a(x).dtype == torch.bfloat16
         output = codec(x)
-        half = objectives.human_loss(0.01)(codec, x, torch.ones_like(x[:, :1]))
+        half = losses.human_loss(0.01)(codec, x, torch.ones_like(x[:, :1]))
     assert {t.dtype for t in output["likelihoods"].values()} == {torch.float32}
     assert output["y_hat"].dtype == torch.float32
-    exact = objectives.human_loss(0.01)(codec, x, torch.ones_like(x[:, :1]))
+    exact = losses.human_loss(0.01)(codec, x, torch.ones_like(x[:, :1]))
     torch.testing.assert_close(half.total, exact.total, rtol=0.02, atol=0)
 
 
@@ -379,7 +379,7 @@ def test_more_processors_change_no_weight(
     photos: list[Photo], tmp_path: Path, two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A small codec has one thread, unless a person asks for two: then it is equal to rounding."""
-    loss, histories, found = objectives.human_loss(0.01), [], []
+    loss, histories, found = losses.human_loss(0.01), [], []
     for name, count, own in (("one", 1, None), ("two", 2, None), ("asked", 2, "2")):
         if own:
             monkeypatch.setenv("OMP_NUM_THREADS", own)

@@ -169,19 +169,24 @@ def fill(codec: TCM, tensors: Mapping[str, Tensor], path: Path | str) -> None:
     codec.load_state_dict(given, strict=False)
 
 
+def slices_in(state: Mapping[str, Tensor]) -> int:
+    """How many slices the codec of a state dict codes: each has networks of its own."""
+    return len({key.split(".")[1] for key in state if key.startswith("cc_mean_transforms.")})
+
+
 def _cause(codec: TCM, given: Mapping[str, Tensor]) -> str:
     """What the sizes in a state dict say about the codec it belongs to."""
     first, last = given.get("g_a.0.conv1.weight"), given.get("g_a.9.weight")
     fused = given.get("g_s.0.subpel_conv.0.weight")
     if first is None or last is None or fused is None:
         return "; it is not a checkpoint of TCM at all"
-    slices = {key.split(".")[1] for key in given if key.startswith("cc_mean_transforms.")}
+    slices = slices_in(given)
     causes = []
     if first.shape[0] != 2 * codec.N:
         causes.append(f"N={first.shape[0] // 2}")
     if fused.shape[1] != last.shape[0]:
-        if not isinstance(codec, AdditionalCodec) or len(slices) != codec.m:
-            causes.append(f"an additional codec with m={len(slices)}")
-    elif last.shape[0] != codec.M or len(slices) != codec.num_slices:
-        causes.append(f"M={last.shape[0]}, num_slices={len(slices)}")
+        if not isinstance(codec, AdditionalCodec) or slices != codec.m:
+            causes.append(f"an additional codec with m={slices}")
+    elif last.shape[0] != codec.M or slices != codec.num_slices:
+        causes.append(f"M={last.shape[0]}, num_slices={slices}")
     return f"; it seems to be of {' and '.join(causes)}" if causes else ""

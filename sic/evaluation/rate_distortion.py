@@ -102,7 +102,7 @@ def _of_the_study(
     with progress.bar(total=total, desc="our codecs", unit="stream") as bar:
         for item in codecs:
             codec = ScalableCodec.load(item.base, item.enhancement, device)
-            version = f"weights {'+'.join(part.weights.hex() for part in _parts(codec))}"
+            version = f"weights {'+'.join(part.weights.hex() for part in codec.codecs)}"
             about = {"codec": item.codec, "version": version, **_RGB, **operations(codec)}
             about |= {"point": item.point, "lmbda": item.lmbda, "m": item.m}
             for name, image in pictures.items():
@@ -136,14 +136,10 @@ def code(
     }
 
 
-def _parts(codec: ScalableCodec) -> list[Any]:
-    return [part for part in (codec.base, codec.enhancement) if part is not None]
-
-
 def operations(codec: ScalableCodec) -> dict[str, float]:
     """Parameters of all layers, which are frozen, and thousands of multiply-accumulates per pixel
     to write (`kmac_encode`) and to read (`kmac_decode`) a small picture."""
-    for part in _parts(codec):
+    for part in codec.codecs:
         # PyTorch's counter asks autograd about each parameter, and autograd is off while coding.
         part.codec.requires_grad_(False)
     dark = np.zeros((images.MULTIPLE, images.MULTIPLE, 3), np.uint8)
@@ -154,7 +150,7 @@ def operations(codec: ScalableCodec) -> dict[str, float]:
         "kmac_decode": lambda: codec.decode(encoding.stream, layer),
     }
     counted = {k: complexity.kmac_per_pixel(step, dark[..., 0].size) for k, step in steps.items()}
-    return {"parameters": sum(complexity.parameters(p.codec) for p in _parts(codec)), **counted}
+    return {"parameters": sum(complexity.parameters(p.codec) for p in codec.codecs), **counted}
 
 
 def _mean_colour(name: str, image: Pixels, metrics: Metrics) -> dict[str, Any]:

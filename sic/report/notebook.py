@@ -1,6 +1,6 @@
 """One notebook run: papermill, then equal inputs give equal bytes.
 
-    python -m sic.report.notebook notebooks/42_fusion.ipynb reports/fusion/m3-q1 m=3 quality=q1
+    python -m sic.report.notebook notebooks/42_fusion.ipynb reports/fusion/m3-q1 item=m3-q1
     python -m sic.report.notebook --extract notebooks build/code
 
 The only module that knows of notebooks.  Executed copies are products: they lose what differs
@@ -55,13 +55,13 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    source = read(notebook)
+    content = read(notebook)
     attempt = FAILED / f"{'-'.join(folder.parts)}.ipynb"
     attempt.parent.mkdir(parents=True, exist_ok=True)
     noise = attempt.with_suffix(".log")
     try:
         papermill.execute_notebook(
-            source,
+            content,
             attempt,
             parameters,
             progress_bar={**progress.look(), "desc": _stage(notebook), "unit": "cell"},

@@ -87,8 +87,8 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
             hyper_head_dim=head_dim("h_a.1.trans_block", N),
             attention_head_dim=head_dim("atten_mean.0.0.non_local_block.block_1", attention),
         )
-        slices = {key.split(".")[1] for key in state if key.startswith("cc_mean_transforms.")}
-        return {"N": N, "M": channels("g_a.9"), "num_slices": len(slices), "widths": widths}
+        slices = weights.slices_in(state)
+        return {"N": N, "M": channels("g_a.9"), "num_slices": slices, "widths": widths}
     except KeyError as error:
         raise SicError(f"the state dict is of no TCM: it lacks {error}") from None
 
