@@ -13,7 +13,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sic.errors import SicError
+from sic.errors import STOPPED, SicError
 from sic.report.notebook import execute, read
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +92,29 @@ def test_a_run_whose_parent_is_killed_ends_too() -> None:
     run.wait()
     wait_until(lambda: not is_running(child))
     assert not Path("reports").exists()
+
+
+def test_a_stop_that_a_library_makes_another_error_of_is_a_stop() -> None:
+    write(Path("book.ipynb"), "m = 1")
+    program = """
+import os, signal, sys, papermill
+from sic.report import notebook
+
+def struck(*_, **options):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise RuntimeError("cannot read from the kernel")
+
+papermill.execute_notebook = struck
+sys.argv = ["notebook", "book.ipynb", "reports/a"]
+notebook.main()
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == STOPPED, run.stderr
+    assert "was stopped; run the same command again to go on" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not list(Path("build/failed").iterdir())
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:

@@ -89,7 +89,7 @@ def test_a_stopped_run_says_one_line_and_its_results_reappear(study: Path) -> No
     assert not Path("results/rd.csv").exists(), "DVC removes what a stage is to make anew"
     os.killpg(second.pid, signal.SIGINT)
     log = second.communicate(timeout=60)[0]
-    assert second.returncode == STOPPED
+    assert second.returncode == STOPPED, log
     assert log.count("sic: measure was stopped; run the same command again to go on") == 1
     for noise in ("Traceback", "ERROR", "WARNING", "KeyboardInterrupt"):
         assert noise not in log

@@ -15,6 +15,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,15 +62,16 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     attempt.parent.mkdir(parents=True, exist_ok=True)
     noise = attempt.with_suffix(".log")
     try:
-        papermill.execute_notebook(
-            content,
-            attempt,
-            parameters,
-            progress_bar={**progress.look(), "desc": _stage(notebook), "unit": "cell"},
-            log_output=False,
-            stderr_file=sys.stderr,
-            kernel_manager_class=_kernel(noise),
-        )
+        with _stop_is_a_stop():
+            papermill.execute_notebook(
+                content,
+                attempt,
+                parameters,
+                progress_bar={**progress.look(), "desc": _stage(notebook), "unit": "cell"},
+                log_output=False,
+                stderr_file=sys.stderr,
+                kernel_manager_class=_kernel(noise),
+            )
     except KeyboardInterrupt:
         logging.getLogger("asyncio").disabled = True  # of what waits for the kernel that is gone
         attempt.unlink(missing_ok=True)
@@ -233,6 +236,17 @@ def _stop(number: int, frame: Any) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _stop_is_a_stop() -> Iterator[None]:
+    """Raise KeyboardInterrupt for whatever error a library makes of the one that struck it."""
+    try:
+        yield
+    except Exception:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt from None
+        raise
 
 
 if __name__ == "__main__":
