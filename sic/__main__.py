@@ -123,7 +123,7 @@ def train(words: Namespace) -> None:
 
 
 def ship(words: Namespace) -> None:
-    """`ship`, `ship sa_icm`: round trained codecs, and write them where `init` finds them."""
+    """`ship`, `ship sa_icm/q3`: round trained codecs, and write them where `init` finds them."""
     from sic import params
     from sic.training import jobs
 
@@ -182,11 +182,11 @@ def _parser() -> ArgumentParser:
     command("segment", segment, f"the study's segment stage without its notebook; {many}")
     command("edges", edges, f"edge masks of data/segments, for the edges stage; {many}")
     parser = command("train", train, f"one codec of the study without its notebook; {many}")
-    what = "by its folder in artifacts: sa_icm | lic/q1 | fusion/m5-q1 | difference/q1"
+    what = "by its folder in artifacts: sa_icm/q3 | lic/q1 | fusion/m5-q1 | difference/q1"
     parser.add_argument("codec", help=what)
     what = "trained codecs of the study as float16 weights in data/weights, with cards"
     parser = command("ship", ship, what)
-    what = "sa_icm | lic/Q | fusion/mM-Q | difference/Q (default: all)"
+    what = "sa_icm/Q | lic/Q | fusion/mM-Q | difference/Q (default: all)"
     parser.add_argument("codec", nargs="*", help=what)
     return whole
 

@@ -172,16 +172,23 @@ class Training(Section):
         return self
 
 
-class SaIcm(Training):
-    """The base."""
-
-    lmbda: Above0
-
-
 class Sweep(Training):
     """A codec trained once at each of these rate points."""
 
     quality: Points
+
+
+class SaIcm(Sweep):
+    """The base, and the rate point of the one on which the second layers stand."""
+
+    base: PointName
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.base not in self.quality:
+            there = ", ".join(self.quality)
+            raise ValueError(f"base names {self.base}, which is not trained: quality has {there}")
+        return self
 
 
 class FusionCodec(Section):
@@ -321,10 +328,15 @@ class Params(Section):
     machine: Machine
 
     @property
+    def base(self) -> str:
+        """The base on which the second layers stand, by its name in :attr:`codecs`."""
+        return f"sa_icm/{self.sa_icm.base}"
+
+    @property
     def codecs(self) -> list[str]:
         """Every codec that is trained, by its folder below ``artifacts`` and below ``reports``."""
         return [
-            "sa_icm",
+            *(f"sa_icm/{q}" for q in self.sa_icm.quality),
             *(f"lic/{q}" for q in self.lic.quality),
             *(f"fusion/{name}" for name in self.fusion.codecs),
             *(f"difference/{q}" for q in self.difference.quality),
@@ -333,7 +345,8 @@ class Params(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         fusion = self.fusion.codecs.items()
-        named = [("lic.quality", point) for point in self.lic.quality]
+        named = [("sa_icm.quality", point) for point in self.sa_icm.quality]
+        named += [("lic.quality", point) for point in self.lic.quality]
         named += [("difference.quality", point) for point in self.difference.quality]
         named += [(f"fusion.codecs.{key}", codec.quality) for key, codec in fusion]
         for key, point in named:

@@ -60,7 +60,7 @@ class Worker:
 
 
 def checkpoint(codec: str, artifacts: Path = ARTIFACTS) -> Path:
-    """Where the study leaves a trained codec: `sa_icm`, `lic/q1`, `fusion/m5-q2`, …."""
+    """Where the study leaves a trained codec: `sa_icm/q3`, `lic/q1`, `fusion/m5-q2`, …."""
     return artifacts / codec / "codec.safetensors"
 
 

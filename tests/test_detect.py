@@ -73,7 +73,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base, a LIC and an additional codec."""
     folder = tmp_path_factory.mktemp("run") / "artifacts"
     base, additional = fill(TCM(**SIZES), "icm"), fill(AdditionalCodec(2, **SIZES), "ica2")
-    weights.save(folder / "sa_icm/codec.safetensors", base, {})
+    weights.save(folder / "sa_icm/q3/codec.safetensors", base, {})
     weights.save(folder / "lic/q1/codec.safetensors", base, {})
     weights.save(folder / "fusion/m2-q1/codec.safetensors", additional, {})
     return folder
@@ -109,6 +109,7 @@ def study(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any
     """The committed study at one rate point, looking at the two pictures."""
     content = params.load(ROOT / "params.yaml").model_dump()
     content["lic"]["quality"] = ["q1"]
+    content["sa_icm"] |= {"quality": ["q3"], "base": "q3"}
     content["difference"]["quality"] = ["q1"]
     content["fusion"]["codecs"] = {"m2-q1": {"m": 2, "quality": "q1"}}
     content["detect"] |= {"detector": "yolox", "weights": "detector.onnx", "root": "photos"}
@@ -147,7 +148,7 @@ def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
     assert list(classes.columns) == detection.CLASS_COLUMNS
     assert list(zip(table.codec, table.point, strict=True)) == [
         ("original", ""),
-        ("SA-ICM", "base"),
+        ("SA-ICM", "q3"),
         ("LIC", "q1"),
         ("fusion", "q1"),
         ("JPEG", "5"),
@@ -176,7 +177,7 @@ def test_the_detector_sees_what_readers_get_and_rates_are_what_they_read(
 ) -> None:
     table, _ = run(study())
     files = [picture(box) for box in BOXES.values()]
-    base = "artifacts/sa_icm/codec.safetensors"
+    base = "artifacts/sa_icm/q3/codec.safetensors"
     codec = ScalableCodec.load(base, "artifacts/fusion/m2-q1/codec.safetensors")
     streams = [codec.encode(image) for image in files]
     jpeg = next(a for a, _ in cached.find(study().evaluate)[0] if a.setup.codec == "JPEG")
@@ -192,8 +193,8 @@ def test_the_detector_sees_what_readers_get_and_rates_are_what_they_read(
         np.testing.assert_array_equal(seen, wanted)
     bpp = table.set_index(["codec", "point"]).bpp
     assert bpp["fusion", "q1"] == pytest.approx(np.mean([8 * len(s) / (90 * 130) for s in streams]))
-    assert bpp["SA-ICM", "base"] < bpp["fusion", "q1"]
-    assert bpp["SA-ICM", "base"] == bpp["LIC", "q1"]
+    assert bpp["SA-ICM", "q3"] < bpp["fusion", "q1"]
+    assert bpp["SA-ICM", "q3"] == bpp["LIC", "q1"]
 
 
 def few(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Params:
@@ -211,7 +212,7 @@ def test_only_what_changed_is_looked_at_again(folder: Path, looks: Looks) -> Non
     pd.testing.assert_frame_equal(first, again)
     assert len(looks.seen) == 6
     other = fill(TCM(**SIZES), "ica4")
-    weights.save(folder / "artifacts/sa_icm/codec.safetensors", other, {})
+    weights.save(folder / "artifacts/sa_icm/q3/codec.safetensors", other, {})
     run(few())
     assert len(looks.seen) == 8, "two pictures of the changed codec"
     images.write_png(folder / "photos/one.png", picture([30, 20, 40, 40]))

@@ -32,4 +32,4 @@ def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch: pytest.Mo
 
 def test_a_codec_lies_in_the_folder_of_its_name() -> None:
     assert work.checkpoint("fusion/m5-q2") == Path("artifacts/fusion/m5-q2/codec.safetensors")
-    assert work.checkpoint("sa_icm", Path("a")) == Path("a/sa_icm/codec.safetensors")
+    assert work.checkpoint("lic/q1", Path("a")) == Path("a/lic/q1/codec.safetensors")

@@ -55,6 +55,7 @@ def some(*items: tuple[int, str]) -> dict[str, FusionCodec]:
 def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
     study = STUDY.model_copy(
         update={
+            "sa_icm": STUDY.sa_icm.model_copy(update={"quality": ["q1", "q3"], "base": "q3"}),
             "lic": STUDY.lic.model_copy(update={"quality": ["q1"]}),
             "fusion": STUDY.fusion.model_copy(
                 update={"codecs": some((2, "q1"), (2, "q3"), (4, "q1"), (4, "q3"), (1, "q3"))}
@@ -65,7 +66,8 @@ def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
     found = [(t.codec, t.point, t.m, t.lmbda) for t in rate_distortion.trained(study)]
     lmbda = {name: point.lmbda for name, point in study.quality.items()}
     assert found == [
-        ("SA-ICM", "base", None, study.sa_icm.lmbda),
+        ("SA-ICM", "q1", None, lmbda["q1"]),
+        ("SA-ICM", "q3", None, lmbda["q3"]),
         ("LIC", "q1", None, lmbda["q1"]),
         ("fusion", "q1", 2, lmbda["q1"]),
         ("fusion", "q3", 2, lmbda["q3"]),
@@ -76,6 +78,8 @@ def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
     ]
     for item in rate_distortion.trained(study):
         assert (item.enhancement is None) == (item.codec in ("SA-ICM", "LIC"))
+        if item.enhancement:
+            assert item.base == Path("artifacts/sa_icm/q3/codec.safetensors")
 
 
 def test_rates_are_lengths_of_streams_and_quality_is_that_of_decoded_pictures(
@@ -124,6 +128,7 @@ def run(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> Ite
     only = {"quality": ["q1"]}
     study = STUDY.model_copy(
         update={
+            "sa_icm": STUDY.sa_icm.model_copy(update={**only, "base": "q1"}),
             "lic": STUDY.lic.model_copy(update=only),
             "fusion": STUDY.fusion.model_copy(update={"codecs": some((2, "q1"))}),
             "difference": STUDY.difference.model_copy(update={"quality": []}),
@@ -131,7 +136,7 @@ def run(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> Ite
         }
     )
     base, additional = LAYERS
-    weights.save(folder / "artifacts/sa_icm/codec.safetensors", base, {})
+    weights.save(folder / "artifacts/sa_icm/q1/codec.safetensors", base, {})
     weights.save(folder / "artifacts/lic/q1/codec.safetensors", base, {})
     weights.save(folder / "artifacts/fusion/m2-q1/codec.safetensors", additional, {})
     weights.save(folder / "artifacts/fusion/m9-q1/codec.safetensors", additional, {})
@@ -270,5 +275,5 @@ def test_no_pictures_and_a_missing_checkpoint_are_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SicError, match=r"no test images; set data.test"):
         rate_distortion.evaluate({}, STUDY)
-    with pytest.raises(SicError, match=r"no checkpoint artifacts/sa_icm/codec.safetensors"):
+    with pytest.raises(SicError, match=r"no checkpoint artifacts/sa_icm/q\d/codec.safetensors"):
         rate_distortion.evaluate({"a": picture}, STUDY)

@@ -89,7 +89,7 @@ SMALL = {
     },
     "quality": {"q1": {"lmbda": 0.005}, "q2": {"lmbda": 0.01}},
     "stages": {
-        "sa_icm": {"lmbda": 0.05}, "lic": {"quality": ["q1", "q2"]},
+        "sa_icm": {"quality": ["q1", "q2"], "base": "q2"}, "lic": {"quality": ["q1", "q2"]},
         "fusion": {"codecs": {f"m{m}-q1": {"m": m, "quality": "q1"} for m in (2, 1)}},
         "difference": {"quality": ["q1"]},
     },
@@ -201,7 +201,9 @@ def test_the_run_ends_with_the_report(study: Study) -> None:
         assert f'href="figures/{name}.svg"' in report
         assert (study.folder / f"reports/figures/{name}.svg").exists()
     notebooks = list(study.folder.glob("reports/**/notebook.ipynb"))
-    assert len(notebooks) == len(STAGES) - 1 + 2, "one per stage, two of lic and two of fusion"
+    assert len(notebooks) == len(STAGES) - 1 + 3, (
+        "one per stage, two each of sa_icm, lic and fusion"
+    )
     for path in notebooks:
         cells = nbformat.read(path, as_version=4).cells
         assert cells[-1].outputs, f"{path} ends with its finding"
@@ -223,7 +225,7 @@ def test_every_page_opens_without_a_fault_or_the_network_and_fits_its_window(
 def test_the_measurements_are_there_for_every_codec(study: Study) -> None:
     metrics = json.loads((study.folder / "results/metrics.json").read_text())
     assert {"SA-ICM", "LIC", "fusion", "difference", "JPEG", "WebP"} <= set(metrics)
-    assert set(metrics["LIC"]) == {"q1", "q2"}
+    assert set(metrics["SA-ICM"]) == set(metrics["LIC"]) == {"q1", "q2"}
     assert set(metrics["fusion"]) == {"m1-q1", "m2-q1"}
     for points in metrics.values():
         for numbers in points.values():
@@ -309,7 +311,15 @@ def rerun_after(study: Study, module: str, old: str, new: str) -> set[str]:
     return study.changed()
 
 
-TRAINING = {"sa_icm", "lic@q1", "lic@q2", "fusion@m2-q1", "fusion@m1-q1", "difference@q1"}
+TRAINING = {
+    "sa_icm@q1",
+    "sa_icm@q2",
+    "lic@q1",
+    "lic@q2",
+    "fusion@m2-q1",
+    "fusion@m1-q1",
+    "difference@q1",
+}
 MASKS = {"data", "segment", "edges"}
 
 
@@ -345,7 +355,7 @@ def test_a_notebook_saved_with_its_outputs_reruns_nothing_but_the_look_at_its_co
     restored: Study,
 ) -> None:
     source = restored.folder / "notebooks/40_sa_icm.ipynb"
-    shutil.copy(restored.folder / "reports/sa_icm/notebook.ipynb", source)
+    shutil.copy(restored.folder / "reports/sa_icm/q1/notebook.ipynb", source)
     executed = nbformat.read(source, as_version=4)
     executed.cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.tags]
     executed.cells[0].source += "\nMore prose."

@@ -93,7 +93,9 @@ def test_the_paper_s_numbers(file: Path) -> None:
     assert study.codec.head_dims == (8, 16, 32)
     trained = {(m, study.quality[q].lmbda) for m, q in study.fusion.items}
     assert trained == {(m, lmbda) for m in range(1, 6) for lmbda in (0.005, 0.01, 0.02, 0.03)}
-    assert (study.sa_icm.lmbda, study.edges.alpha) == (0.05, 0.78)
+    assert (study.quality[study.sa_icm.base].lmbda, study.edges.alpha) == (0.05, 0.78)
+    lambdas = [study.quality[q].lmbda for q in study.sa_icm.quality]
+    assert lambdas == [0.02, 0.03, 0.04, 0.05, 0.06], "those of SA-ICM's table"
     assert (study.train.batch, study.train.crop) == (8, 256)
     assert (study.train.learning_rate, study.train.aux_learning_rate) == (1e-4, 1e-3)
     # 50 epochs of 118,287 images; drops after epochs 45 and 48
@@ -105,14 +107,14 @@ def test_the_gpu_study_fits_its_hour(file: Path) -> None:
     apply("gpu", file, PROFILES)
     study = load(file)
     lic, difference = len(study.lic.quality), len(study.difference.quality)
-    fusion = len(study.fusion.items)
+    base, fusion = len(study.sa_icm.quality), len(study.fusion.items)
     steps = (
-        study.sa_icm.steps
+        base * study.sa_icm.steps
         + lic * study.lic.steps
         + fusion * study.fusion.steps
         + difference * study.difference.steps
     )
-    assert steps == 22_500, "the arithmetic in profiles/gpu.yaml"
+    assert steps == 27_500, "the arithmetic in profiles/gpu.yaml"
 
 
 @pytest.mark.parametrize("name", ["gpu", "paper"])

@@ -17,15 +17,20 @@ from sic.training import jobs
 
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
+OTHER = next(f"sa_icm/{point}" for point in STUDY.quality if f"sa_icm/{point}" != STUDY.base)
+TWO = STUDY.sa_icm.model_copy(update={"quality": [Path(OTHER).name, STUDY.sa_icm.base]})
+TWO_BASES = STUDY.model_copy(update={"sa_icm": TWO})
 LIMIT = 40e6  # bytes of the whole set: what a clone of the repository should cost
 
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Path:
-    """A base and an additional codec on its float16 form, as training leaves them."""
+    """A base, an additional codec on its float16 form, as training leaves them, and a base of
+    another rate point."""
     torch.manual_seed(0)
     base, folder = TCM(**SIZES), tmp_path / "artifacts"
-    leave(folder / "sa_icm", base, {"stage": "sa_icm"})
+    leave(folder / STUDY.base, base, {"stage": "sa_icm"})
+    leave(folder / OTHER, TCM(**SIZES), {"stage": "sa_icm"})
     jobs.round_to_half(base)
     about = {"stage": "fusion", "m": 5, "base": weights.fingerprint(base)}
     leave(folder / fusion(), AdditionalCodec(5, **SIZES), about)
@@ -48,9 +53,9 @@ def leave(folder: Path, codec: TCM, about: dict[str, object]) -> None:
 def test_shipped_weights_are_the_nearest_that_float16_holds(
     artifacts: Path, tmp_path: Path
 ) -> None:
-    jobs.ship(["sa_icm"], STUDY, artifacts, tmp_path / "weights")
-    trained = weights.load(artifacts / "sa_icm/codec.safetensors")
-    shipped = weights.load(tmp_path / "weights/sa_icm.safetensors")
+    jobs.ship([STUDY.base], STUDY, artifacts, tmp_path / "weights")
+    trained = weights.load(artifacts / STUDY.base / "codec.safetensors")
+    shipped = weights.load(tmp_path / f"weights/{STUDY.base}.safetensors")
     for (name, a), (_, b) in zip(
         trained.named_parameters(), shipped.named_parameters(), strict=True
     ):
@@ -60,30 +65,45 @@ def test_shipped_weights_are_the_nearest_that_float16_holds(
     before, after = (
         path.stat().st_size
         for path in (
-            artifacts / "sa_icm/codec.safetensors",
-            tmp_path / "weights/sa_icm.safetensors",
+            artifacts / STUDY.base / "codec.safetensors",
+            tmp_path / f"weights/{STUDY.base}.safetensors",
         )
     )
     assert after < 0.6 * before
 
 
 def test_cards_tell_what_each_file_is(artifacts: Path, tmp_path: Path) -> None:
-    cards = jobs.ship(["sa_icm", fusion()], STUDY, artifacts, tmp_path / "weights").read_text()
+    cards = jobs.ship([STUDY.base, fusion()], STUDY, artifacts, tmp_path / "weights").read_text()
     rows = [line for line in cards.splitlines() if "safetensors" in line]
-    assert [row.split("`")[1] for row in rows] == ["sa_icm.safetensors", f"{fusion()}.safetensors"]
+    assert [row.split("`")[1] for row in rows] == [
+        f"{n}.safetensors" for n in (STUDY.base, fusion())
+    ]
     assert all("| 0.250 | 27.12 |" in row for row in rows)
-    codec = weights.load(tmp_path / "weights/sa_icm.safetensors")
+    codec = weights.load(tmp_path / f"weights/{STUDY.base}.safetensors")
     assert weights.fingerprint(codec)[:16] in rows[0]
+
+
+def test_every_base_is_shipped_and_second_layers_stand_on_the_named_one(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    names, folder = [fusion(), OTHER, STUDY.base], tmp_path / "weights"
+    rows = jobs.ship(names, TWO_BASES, artifacts, folder).read_text().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == [
+        f"{name}.safetensors" for name in (OTHER, STUDY.base, fusion())
+    ]
+    moved = TWO.model_copy(update={"base": Path(OTHER).name})
+    with pytest.raises(SicError, match=rf"was trained on another base than .*{OTHER}.safetensors"):
+        jobs.ship([fusion()], STUDY.model_copy(update={"sa_icm": moved}), artifacts, folder)
 
 
 def test_a_codec_on_another_base_is_refused(artifacts: Path, tmp_path: Path) -> None:
     other = TCM(**SIZES)
-    weights.save(tmp_path / "weights/sa_icm.safetensors", other, {})
+    weights.save(tmp_path / f"weights/{STUDY.base}.safetensors", other, {})
     with pytest.raises(SicError, match=r"was trained on another base than .*ship the base first"):
         jobs.ship([fusion()], STUDY, artifacts, tmp_path / "weights")
     assert not (tmp_path / "weights" / f"{fusion()}.safetensors").exists()
 
 
 def test_a_name_that_is_no_codec_is_refused_with_those_there_are(artifacts: Path) -> None:
-    with pytest.raises(SicError, match=r"no codec lic/q9 in params.yaml: there are sa_icm, lic/"):
+    with pytest.raises(SicError, match=r"no codec lic/q9 in params.yaml: there are sa_icm/"):
         jobs.ship(["lic/q9"], STUDY, artifacts)

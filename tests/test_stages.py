@@ -17,6 +17,7 @@ from sic.codec.tcm import TCM
 from sic.errors import SicError
 from sic.training import jobs
 from sic.training.jobs import AnyCodec
+from sic.work import checkpoint
 
 
 def a_codec(seed: int = 0) -> TCM:
@@ -129,14 +130,17 @@ def test_a_trained_additional_codec_is_taken_as_it_is(start: TCM) -> None:
 
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> params.Params:
-    """A study of the tests' tiny codec, in a folder with a base and no photos."""
-    here = params.load(Path(__file__).parents[1] / "params.yaml")
+    """A study of the tests' tiny codec and two bases, in a folder with no photos and the base on
+    which the second layers stand."""
+    committed = params.load(Path(__file__).parents[1] / "params.yaml")
+    bases = committed.sa_icm.model_copy(update={"quality": ["q1", "q3"], "base": "q3"})
+    here = committed.model_copy(update={"sa_icm": bases})
     w = SIZES["widths"]
     sizes = {k: SIZES[k] for k in ("N", "M", "num_slices")} | vars(w)
     scratch = {"init": "data/weights/scratch"}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs.crops, "photos", lambda *_: [])
-    weights.save(jobs.BASE, a_codec(), {})
+    weights.save(checkpoint(here.base), a_codec(), {})
     return here.model_copy(
         update={
             "codec": params.Codec(**sizes),
@@ -151,7 +155,8 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> params.Params:
 @pytest.mark.parametrize(
     ("name", "kind", "about"),
     [
-        ("sa_icm", TCM, {"lmbda": 0.02}),
+        ("sa_icm/q1", TCM, {"lmbda": 0.005}),
+        ("sa_icm/q3", TCM, {"lmbda": 0.02}),
         ("lic/q1", TCM, {"lmbda": 0.005}),
         ("fusion/m3-q1", AdditionalCodec, {"m": 3, "lmbda": 0.005}),
         ("difference/q2", DifferenceCodec, {"lmbda": 0.01}),
@@ -164,14 +169,50 @@ def test_a_name_is_a_job(
     assert (job.run.name, type(job.codec)) == (name, kind)
     assert about.items() <= job.run.about.items()
     if name.startswith(("fusion", "difference")):
-        base = weights.metadata(jobs.BASE)["fingerprint"]
+        base = weights.metadata(checkpoint(study.base))["fingerprint"]
         assert job.run.about["base"] == base, "another base is another run"
 
 
-@pytest.mark.parametrize("name", ["", "lic", "base", "lic/q9", "lic/q4", "fusion/m6-q1", "fusion"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "lic", "sa_icm", "sa_icm/q2", "lic/q9", "lic/q4", "fusion/m6-q1", "fusion"],
+)
 def test_other_names_are_refused(name: str, study: params.Params) -> None:
-    with pytest.raises(SicError, match=f"trains no codec '{name}': there are sa_icm, lic/q0, "):
+    with pytest.raises(
+        SicError, match=f"trains no codec '{name}': there are sa_icm/q1, sa_icm/q3, lic/q"
+    ):
         jobs.job(study, name)
+
+
+def test_a_second_layer_stands_on_the_base_that_is_named(study: params.Params) -> None:
+    with_q1 = study.sa_icm.model_copy(update={"base": "q1"})
+    moved = study.model_copy(update={"sa_icm": with_q1})
+    with pytest.raises(SicError, match=r"no checkpoint artifacts/sa_icm/q1/codec.safetensors"):
+        jobs.job(moved, "fusion/m3-q1")
+    weights.save(checkpoint("sa_icm/q1"), a_codec(seed=1), {})
+    for name in ("fusion/m3-q1", "difference/q2"):
+        found = [jobs.job(s, name).run.about["base"] for s in (study, moved)]
+        assert found == [weights.fingerprint(a_codec(seed)) for seed in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("fusion/m3-q1", AdditionalCodec(3, **SIZES)), ("difference/q2", DifferenceCodec(**SIZES))],
+)
+def test_a_second_layer_that_is_not_trained_is_refused_on_another_base(
+    name: str, codec: TCM, study: params.Params
+) -> None:
+    stage = name.partition("/")[0]
+    as_it_is = {"init": "given.safetensors", "train": False}
+    taken = study.model_copy(update={stage: getattr(study, stage).model_copy(update=as_it_is)})
+    for base in (None, weights.fingerprint(a_codec())):  # a published one, or one of this base
+        weights.save(Path("given.safetensors"), codec, {"base": base} if base else {})
+        assert jobs.job(taken, name).run.steps == 0
+    weights.save(Path("given.safetensors"), codec, {"base": weights.fingerprint(a_codec(seed=1))})
+    refused = r"given.safetensors was trained on another base than artifacts/sa_icm/q3/codec.*base"
+    with pytest.raises(SicError, match=refused):
+        jobs.job(taken, name)
+    jobs.job(study, name)  # what trains may start from anything
 
 
 def test_a_finished_job_leaves_weights_with_their_origin(study: params.Params) -> None:

@@ -49,9 +49,9 @@ Job = tuple[dict[str, Any], Callable[[], dict[str, float]]]
 
 @dataclass(frozen=True)
 class Trained:
-    """A codec of the study (SA-ICM, LIC, fusion or difference) at a rate point of params.yaml
-    (`base` for SA-ICM): its λ, the checkpoints of the layer that decodes alone and of the second
-    one, and the slices m of the additional codec."""
+    """A codec of the study (SA-ICM, LIC, fusion or difference) at a rate point of params.yaml: its
+    λ, the checkpoints of the layer that decodes alone and of the second one, and the slices m of
+    the additional codec."""
 
     codec: str
     point: str
@@ -63,11 +63,14 @@ class Trained:
 
 def trained(params: Params) -> Iterator[Trained]:
     """The codecs that params.yaml asks for, never what happens to lie in ``artifacts``."""
-    base = checkpoint("sa_icm")
-    yield Trained("SA-ICM", "base", params.sa_icm.lmbda, base)
-    for point in params.lic.quality:
-        lmbda = params.quality[point].lmbda
-        yield Trained("LIC", point, lmbda, checkpoint(f"lic/{point}"))
+    for codec, stage, points in (
+        ("SA-ICM", "sa_icm", params.sa_icm.quality),
+        ("LIC", "lic", params.lic.quality),
+    ):
+        for point in points:
+            lmbda = params.quality[point].lmbda
+            yield Trained(codec, point, lmbda, checkpoint(f"{stage}/{point}"))
+    base = checkpoint(params.base)
     for m, point in params.fusion.items:
         weights = checkpoint(f"fusion/m{m}-{point}")
         yield Trained("fusion", point, params.quality[point].lmbda, base, weights, m)
@@ -200,7 +203,7 @@ def _of_vvc_m(
         codec = vvc_m.find(params.evaluate.vvc_m.preset)
     except MissingCodec as error:
         return _missing({"VVC+M": str(error)}, pictures)
-    base = ScalableCodec.load(next(trained(params)).base, device=device)
+    base = ScalableCodec.load(checkpoint(params.base), device=device)
 
     def measure(qp: int, image: Pixels, x_hat_t: Pixels, bpp: float) -> dict[str, float]:
         coded = vvc_m.code(codec, qp, image, x_hat_t)

@@ -32,7 +32,6 @@ from sic.work import ARTIFACTS, checkpoint
 AnyCodec = TypeVar("AnyCodec", bound=TCM)
 #: `init` that stands for new weights; a marker file, so that DVC has one path to depend on.
 SCRATCH = "scratch"
-BASE = checkpoint("sa_icm")
 WEIGHTS = Path("data/weights")
 
 
@@ -58,15 +57,15 @@ class Job:
 
 
 def job(study: params.Params, name: str) -> Job:
-    """The job of a codec by its name: ``sa_icm``, ``lic/q2``, ``fusion/m5-q2``, ….  Raises SicError
-    for a name that params.yaml does not ask for."""
+    """The job of a codec by its name: ``sa_icm/q3``, ``lic/q2``, ``fusion/m5-q2``, ….  Raises
+    SicError for a name that params.yaml does not ask for."""
     if name not in study.codecs:
         raise SicError(f"params.yaml trains no codec {name!r}: there are {', '.join(study.codecs)}")
     stage, _, item = name.partition("/")
     sizes = widths(study.codec)
     if stage == "sa_icm":  # the base, with (2) on the edges
-        lmbda = study.sa_icm.lmbda
-        codec, start = initial(lambda: TCM(**sizes), study.sa_icm, study.seed, "base")
+        lmbda = study.quality[item].lmbda
+        codec, start = initial(lambda: TCM(**sizes), study.sa_icm, study.seed, item)
         run = _run(name, study, study.sa_icm, {"lmbda": lmbda}, Path("data/edges"))
         return Job(codec, losses.machine_loss(lmbda), run, f"SA-ICM, λ = {lmbda}", start)
     if stage == "lic":  # the human LIC, with (1)
@@ -74,21 +73,36 @@ def job(study: params.Params, name: str) -> Job:
         codec, start = initial(lambda: TCM(**sizes), study.lic, study.seed, item)
         run = _run(name, study, study.lic, {"lmbda": lmbda})
         return Job(codec, losses.human_loss(lmbda), run, f"LIC, λ = {lmbda}", start)
-    base = weights.load(BASE)
-    on = {"base": weights.metadata(BASE)["fingerprint"]}
+    base = weights.load(checkpoint(study.base))
+    on = {"base": weights.fingerprint(base)}
     if stage == "fusion":  # the additional codec with m slices, with (3), on the frozen base
         m, quality = study.fusion.codecs[item].m, study.fusion.codecs[item].quality
         lmbda = study.quality[quality].lmbda
         codec, start = initial(lambda: AdditionalCodec(m, **sizes), study.fusion, study.seed, item)
+        _check_taken(start, study.fusion, on["base"], study.base)
         run = _run(name, study, study.fusion, {"m": m, "lmbda": lmbda} | on)
         title = f"Feature fusion, m = {m}, λ = {lmbda}"
         return Job(codec, losses.additional_loss(base, lmbda), run, title, start)
     # The DC model, with (3), on the frozen base's picture.
     lmbda = study.quality[item].lmbda
     codec, start = initial(lambda: DifferenceCodec(**sizes), study.difference, study.seed, item)
+    _check_taken(start, study.difference, on["base"], study.base)
     run = _run(name, study, study.difference, {"lmbda": lmbda} | on)
     title = f"Difference codec, λ = {lmbda}"
     return Job(codec, losses.difference_loss(base, lmbda), run, title, start)
+
+
+def _check_taken(start: str, settings: params.Training, base: str, name: str) -> None:
+    """A second layer that is taken as it is must have been trained on the base of that fingerprint;
+    what published checkpoints were trained on is not known."""
+    if settings.train:
+        return
+    if weights.metadata(Path(start))["origin"].get("base") not in (None, base):
+        raise SicError(
+            f"{start} was trained on another base than {checkpoint(name)}, which `sa_icm.base` "
+            "names; name its own base there, take that as it is, too (`sa_icm.train: false`), or "
+            "train the second layer (`train: true`)"
+        )
 
 
 def _run(
@@ -193,9 +207,10 @@ def ship(
     """Round trained codecs to float16 and write ``folder/<name>.safetensors`` and the file of the
     cards, which describes every codec that is there and is returned.
 
-    Rounding halves the files and changes pictures less than training noise does.  The base is
-    shipped first and taken up as it is (``train: false``), so that what builds on it was trained on
-    just the weights that stand beside it.  Codecs that were shipped before keep their files.
+    Rounding halves the files and changes pictures less than training noise does.  Bases are
+    shipped first and taken up as they are (``train: false``), so that what builds on one was
+    trained on just the weights that stand beside it.  Codecs that were shipped before keep their
+    files.
     Raises SicError for a name that is no codec, and for a codec that has not been trained, or on
     another base than the one that is shipped.
     """
@@ -205,7 +220,7 @@ def ship(
     for name in sorted(names, key=known.index):
         source = checkpoint(name, artifacts)
         origin: dict[str, Any] = weights.metadata(source)["origin"]
-        _check_base(source, origin, folder)
+        _check_base(source, origin, folder / f"{study.base}.safetensors")
         codec = weights.load(source)
         round_to_half(codec)
         history = pd.read_csv(artifacts / name / "history.csv")
@@ -225,8 +240,7 @@ def round_to_half(codec: TCM) -> None:
         parameter.copy_(parameter.half().float())
 
 
-def _check_base(source: Path, origin: dict[str, Any], folder: Path) -> None:
-    shipped = folder / "sa_icm.safetensors"
+def _check_base(source: Path, origin: dict[str, Any], shipped: Path) -> None:
     if "base" in origin and origin["base"] != weights.metadata(shipped)["fingerprint"]:
         raise SicError(
             f"{source} was trained on another base than {shipped}; ship the base first, take it up "
