@@ -192,21 +192,44 @@ class SaIcm(Sweep):
 
 
 class FusionCodec(Section):
-    """One additional codec: how many slices it sends, and its rate point."""
+    """One additional codec: how many slices it sends, its rate point, and whether it codes the
+    feature residual, with the base's latent as condition or without."""
 
     m: Positive
     quality: PointName
+    residual: Literal["none", "feature"] = "none"
+    condition: bool = False
+
+    @property
+    def name(self) -> str:
+        """``m5-q2``, ``fr-m5-q2`` with feature residual, ``cfr-m5-q2`` with a condition, too."""
+        kind = {"fusion": "", "FR": "fr-", "conditional FR": "cfr-"}[self.method]
+        return f"{kind}m{self.m}-{self.quality}"
+
+    @property
+    def method(self) -> str:
+        """How tables call it: fusion, FR or conditional FR."""
+        if self.residual == "none":
+            return "fusion"
+        return "conditional FR" if self.condition else "FR"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.condition and self.residual == "none":
+            raise ValueError("condition: true needs residual: feature")
+        return self
 
 
 class Fusion(Training):
-    """The additional codecs, each under its name ``m<m>-<rate point>``."""
+    """The additional codecs, each under its :attr:`FusionCodec.name`."""
 
     codecs: Annotated[dict[str, FusionCodec], Field(min_length=1)]
 
     @property
     def items(self) -> list[tuple[int, str]]:
-        """(m, rate point) of every codec that is trained."""
-        return [(codec.m, codec.quality) for codec in self.codecs.values()]
+        """(m, rate point) of the codecs of the paper, which have no feature residual."""
+        paper = [codec for codec in self.codecs.values() if codec.residual == "none"]
+        return [(codec.m, codec.quality) for codec in paper]
 
     @property
     def largest_m(self) -> int:
@@ -215,9 +238,12 @@ class Fusion(Training):
 
     @model_validator(mode="after")
     def _named(self) -> Self:
-        for name, (m, quality) in zip(self.codecs, self.items, strict=True):
-            if name != (right := f"m{m}-{quality}"):
-                raise ValueError(f"codecs.{name} has m {m} and {quality}: name it {right}")
+        for name, codec in self.codecs.items():
+            if name != codec.name:
+                what = f"{codec.method} with m {codec.m} and {codec.quality}"
+                raise ValueError(f"codecs.{name} is {what}: name it {codec.name}")
+        if not self.items:
+            raise ValueError("codecs needs one without residual: feature, the paper's")
         return self
 
 

@@ -41,9 +41,10 @@ def test_only_the_machines_loss_looks_at_the_mask(batch: tuple[torch.Tensor, ...
     ("make", "loss"),
     [
         (lambda: AdditionalCodec(2, **SIZES), losses.additional_loss),
+        (lambda: AdditionalCodec(2, **SIZES, residual="feature"), losses.additional_loss),
         (lambda: DifferenceCodec(**SIZES), losses.difference_loss),
     ],
-    ids=["fusion", "difference"],
+    ids=["fusion", "FR", "difference"],
 )
 def test_the_base_stays_frozen(make: Any, loss: Any, batch: tuple[torch.Tensor, ...]) -> None:
     base, codec = a_codec(), make()

@@ -143,7 +143,27 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
         (
             "fusion.codecs.m2-q2",
             {"m": 3, "quality": "q2"},
-            "fusion: codecs.m2-q2 has m 3 and q2: ",
+            "fusion: codecs.m2-q2 is fusion with m 3 and q2: name it m3-q2",
+        ),
+        (
+            "fusion.codecs.m2-q2",
+            {"m": 2, "quality": "q2", "residual": "feature"},
+            "fusion: codecs.m2-q2 is FR with m 2 and q2: name it fr-m2-q2",
+        ),
+        (
+            "fusion.codecs.fr-m2-q2",
+            {"m": 2, "quality": "q2", "residual": "feature", "condition": True},
+            "fusion: codecs.fr-m2-q2 is conditional FR with m 2 and q2: name it cfr-m2-q2",
+        ),
+        (
+            "fusion.codecs.m2-q2",
+            {"m": 2, "quality": "q2", "condition": True},
+            "fusion.codecs.m2-q2: condition: true needs residual: feature",
+        ),
+        (
+            "fusion.codecs",
+            {"fr-m2-q2": {"m": 2, "quality": "q2", "residual": "feature"}},
+            "fusion: codecs needs one without residual: feature, the paper's",
         ),
         ("sa_icm.base", "q9", "sa_icm: base names q9, which is not trained: quality"),
         ("sa_icm.quality", [], "sa_icm.quality: too few entries"),

@@ -125,6 +125,37 @@ def test_a_trained_additional_codec_is_taken_as_it_is(start: TCM) -> None:
         made(lambda: AdditionalCodec(3, **SIZES), stage("m2.safetensors"), 0)
 
 
+def test_feature_residual_starts_with_the_whole_encoder_of_a_lic(start: TCM) -> None:
+    """ya = y − ŷ of the LIC's own y, which is twice what fusion starts with."""
+    codec = made(
+        lambda: AdditionalCodec(3, **SIZES, residual="feature"), stage("start.safetensors"), 0
+    )
+    x = astronaut(128, 128).float()
+    with torch.no_grad():
+        torch.testing.assert_close(codec.eval().g_a(x), start.eval().g_a(x)[:, :24])
+
+
+def test_conditional_residual_starts_from_one_without_and_from_more_slices(start: TCM) -> None:
+    plain = AdditionalCodec(2, **SIZES, residual="feature")
+    given = AdditionalCodec(2, **SIZES, residual="feature", condition=True)
+    torch.nn.init.ones_(given.condition_mean[2].weight)
+    weights.save(Path("fr.safetensors"), plain, {})
+    weights.save(Path("cfr.safetensors"), given, {})
+
+    def conditional(init: str, m: int) -> AdditionalCodec:
+        kind = {"residual": "feature", "condition": True}
+        return made(lambda: AdditionalCodec(m, **SIZES, **kind), stage(init), 0)
+
+    first = conditional("fr.safetensors", 2)
+    assert not first.condition_mean[2].weight.any()
+    for key, tensor in plain.state_dict().items():
+        assert torch.equal(first.state_dict()[key], tensor), key
+    fewer = conditional("cfr.safetensors", 1)
+    assert torch.equal(fewer.condition_mean[2].weight, given.condition_mean[2].weight[:8])
+    with pytest.raises(SicError, match=r"cfr.safetensors: of two additional codecs both or none"):
+        made(lambda: AdditionalCodec(1, **SIZES), stage("cfr.safetensors"), 0)
+
+
 # ---- jobs ----
 
 
@@ -138,6 +169,18 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> params.Params:
     w = SIZES["widths"]
     sizes = {k: SIZES[k] for k in ("N", "M", "num_slices")} | vars(w)
     scratch = {"init": "data/weights/scratch"}
+    also = {
+        asked.name: asked
+        for condition in (False, True)
+        for asked in [
+            params.FusionCodec(m=2, quality="q1", residual="feature", condition=condition)
+        ]
+    }
+    here = here.model_copy(
+        update={
+            "fusion": here.fusion.model_copy(update={"codecs": here.fusion.codecs | also}),
+        }
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs.crops, "photos", lambda *_: [])
     weights.save(checkpoint(here.base), a_codec(), {})
@@ -159,6 +202,8 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> params.Params:
         ("sa_icm/q3", TCM, {"lmbda": 0.02}),
         ("lic/q1", TCM, {"lmbda": 0.005}),
         ("fusion/m3-q1", AdditionalCodec, {"m": 3, "lmbda": 0.005}),
+        ("fusion/fr-m2-q1", AdditionalCodec, {"m": 2, "residual": "feature", "condition": False}),
+        ("fusion/cfr-m2-q1", AdditionalCodec, {"m": 2, "residual": "feature", "condition": True}),
         ("difference/q2", DifferenceCodec, {"lmbda": 0.01}),
     ],
 )
@@ -168,6 +213,7 @@ def test_a_name_is_a_job(
     job = jobs.job(study, name)
     assert (job.run.name, type(job.codec)) == (name, kind)
     assert about.items() <= job.run.about.items()
+    assert ("condition" in about) == ("condition" in job.run.about), "fusion's runs are older"
     if name.startswith(("fusion", "difference")):
         base = weights.metadata(checkpoint(study.base))["fingerprint"]
         assert job.run.about["base"] == base, "another base is another run"

@@ -21,6 +21,10 @@ from sic.errors import SicError
 CODECS: dict[str, Callable[[], TCM]] = {
     "tcm": lambda: TCM(**SIZES),
     "additional": lambda: AdditionalCodec(2, **SIZES),
+    "additional, FR": lambda: AdditionalCodec(2, **SIZES, residual="feature"),
+    "additional, conditional FR": lambda: AdditionalCodec(
+        2, **SIZES, residual="feature", condition=True
+    ),
     "difference": lambda: DifferenceCodec(**SIZES),
 }
 
@@ -38,7 +42,7 @@ def test_a_checkpoint_gives_back_the_codec(kind: str, tmp_path: Path) -> None:
         assert torch.equal(loaded.state_dict()[key], tensor), key
     about = weights.metadata(path)
     assert about["origin"] == {"lmbda": 0.05, "steps": 7}
-    assert about["settings"]["kind"] == kind
+    assert about["settings"]["kind"] == kind.partition(",")[0]
 
 
 def test_equal_codecs_give_equal_bytes(tmp_path: Path) -> None:
@@ -55,6 +59,8 @@ def test_the_fingerprint_follows_weights_and_settings_not_the_file(tmp_path: Pat
     assert weights.metadata(tmp_path / "a.safetensors")["fingerprint"] == same
     assert weights.fingerprint(codec.double()) == same
     assert weights.fingerprint(fill(DifferenceCodec(**SIZES), "icm")) != same
+    fusion, residual = (fill(CODECS[kind](), "ica") for kind in ("additional", "additional, FR"))
+    assert weights.fingerprint(fusion) != weights.fingerprint(residual)
     with torch.no_grad():
         codec.g_a[0].conv1.weight.view(-1)[0] += 1e-3
     assert weights.fingerprint(codec) != same

@@ -46,7 +46,7 @@ def coding_kmac(codec: TCM, side: int = 128) -> dict[str, float]:
         for run in (
             lambda: codec.g_a(x),
             lambda: codec.h_a(y),
-            lambda: codec.code_latent(y),  # h_a, h_s and the slice networks
+            lambda: codec.code_latent(y, y_hat),  # h_a, h_s and the slice networks
             lambda: codec.g_s(y_hat),
         )
     )

@@ -59,7 +59,7 @@ def machine_loss(lmbda: float) -> StepLoss:
 
 
 def additional_loss(base: TCM, lmbda: float) -> StepLoss:
-    """(3): the additional codec on ŷ of the frozen base, whose decoder does not run."""
+    """(3): the additional codec, FR or not, on ŷ of the frozen base, whose decoder does not run."""
     return _above(base, lmbda, lambda base, x: base.code_latent(base.g_a(x))[0])
 
 
@@ -75,6 +75,7 @@ def _above(base: TCM, lmbda: float, given: Callable[[TCM, Tensor], Tensor]) -> S
     def step_loss(codec: AdditionalCodec | DifferenceCodec, x: Tensor, m_x: Tensor) -> Loss:
         with torch.inference_mode():
             known = given(base.to(x.device), x)
-        return rate_distortion(codec(x, known), x, lmbda)
+        # A copy, since autograd keeps nothing that was made in inference mode.
+        return rate_distortion(codec(x, known.clone()), x, lmbda)
 
     return step_loss

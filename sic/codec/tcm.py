@@ -202,12 +202,19 @@ class TCM(nn.Module):
         medians = self.entropy_bottleneck.medians.reshape(1, -1, 1, 1)
         return quantize_ste(z - medians) + medians
 
+    def hyper_parameters(
+        self, z_hat: Tensor, y_hat_base: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """h_mean_s(ẑ) and h_scale_s(ẑ), (B, M, H/16, W/16) each, of ẑ (B, hyper, H/64, W/64); of
+        ŷ of a base only a codec above it makes use."""
+        return self.h_mean_s(z_hat), self.h_scale_s(z_hat)
+
     def slice_parameters(
         self, k: int, latent_means: Tensor, latent_scales: Tensor, decoded: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """μ_k and σ_k (B, M/n, H/16, W/16) of slice k, counted from 0, and the features LRP_k
-        starts from, given h_mean_s(ẑ) and h_scale_s(ẑ), (B, M, H/16, W/16), and ŷ of the slices
-        before, each (B, M/n, H/16, W/16)."""
+        starts from, given :meth:`hyper_parameters` and ŷ of the slices before, each (B, M/n, H/16,
+        W/16)."""
         mean_support = self.atten_mean[k](torch.cat((latent_means, *decoded), dim=1))
         scale_support = self.atten_scale[k](torch.cat((latent_scales, *decoded), dim=1))
         mu = full_precision(self.cc_mean_transforms[k](mean_support))
@@ -218,17 +225,20 @@ class TCM(nn.Module):
         """LRP: what rounding took from slice k, as predicted, in (−0.5, 0.5)."""
         return 0.5 * torch.tanh(self.lrp_transforms[k](torch.cat((mean_support, y_hat_k), dim=1)))
 
-    def code_latent(self, y: Tensor) -> tuple[Tensor, Likelihoods]:
-        """ŷ after LRP, as the decoder will see y = g_a(x), and the probability of every symbol.
-        y and ŷ are (B, M, H/16, W/16).  In training mode the likelihoods are of y and z with
-        additive noise, while ŷ is rounded with straight-through gradients."""
+    def code_latent(
+        self, y: Tensor, y_hat_base: Tensor | None = None
+    ) -> tuple[Tensor, Likelihoods]:
+        """ŷ after LRP, as the decoder will see y, and the probability of every symbol, given what
+        :meth:`hyper_parameters` takes.  y and ŷ are (B, M, H/16, W/16).  In training mode the
+        likelihoods are of y and z with additive noise, while ŷ is rounded with straight-through
+        gradients."""
         y = full_precision(y)
         z = full_precision(self.h_a(y))
         # Operations are counted on the meta device, of which autocast knows nothing.
         with torch.autocast("cpu" if z.is_meta else z.device.type, enabled=False):
             z_likelihoods = self.entropy_bottleneck(z)
         z_hat = self.quantise_z(z)
-        latent_means, latent_scales = self.h_mean_s(z_hat), self.h_scale_s(z_hat)
+        latent_means, latent_scales = self.hyper_parameters(z_hat, y_hat_base)
         y_hat: list[Tensor] = []
         y_likelihoods: list[Tensor] = []
         for k, y_k in enumerate(y.chunk(self.num_slices, dim=1)):

@@ -35,6 +35,8 @@ def settings(codec: TCM) -> dict[str, Any]:
     sizes: dict[str, Any] = {"N": codec.N, "M": codec.M, "num_slices": codec.num_slices}
     if isinstance(codec, AdditionalCodec):
         sizes = {"m": codec.m, "N": codec.N, "M": codec.base_M, "num_slices": codec.base_slices}
+        if codec.residual != "none":  # feature fusion's settings, and fingerprints, are older
+            sizes |= {"residual": codec.residual, "condition": codec.condition}
     return {"kind": kind, **sizes, "widths": asdict(codec.widths)}
 
 
@@ -46,7 +48,8 @@ def label(codec: TCM) -> str:
 
 def build(settings: Mapping[str, Any]) -> TCM:
     """An untrained codec from :func:`settings`."""
-    sizes = {key: settings[key] for key in ("m", "N", "M", "num_slices") if key in settings}
+    keys = ("m", "N", "M", "num_slices", "residual", "condition")
+    sizes = {key: settings[key] for key in keys if key in settings}
     widths = settings["widths"].items()  # JSON has lists where Widths has tuples
     widths = {key: tuple(value) if isinstance(value, list) else value for key, value in widths}
     return KINDS[settings["kind"]](**sizes, widths=Widths(**widths))

@@ -33,6 +33,11 @@ AnyCodec = TypeVar("AnyCodec", bound=TCM)
 #: `init` that stands for new weights; a marker file, so that DVC has one path to depend on.
 SCRATCH = "scratch"
 WEIGHTS = Path("data/weights")
+_METHODS = {
+    "fusion": "Feature fusion",
+    "FR": "Feature residual",
+    "conditional FR": "Conditional FR",
+}
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,16 @@ def job(study: params.Params, name: str) -> Job:
     base = weights.load(checkpoint(study.base))
     on = {"base": weights.fingerprint(base)}
     if stage == "fusion":  # the additional codec with m slices, with (3), on the frozen base
-        m, quality = study.fusion.codecs[item].m, study.fusion.codecs[item].quality
-        lmbda = study.quality[quality].lmbda
-        codec, start = initial(lambda: AdditionalCodec(m, **sizes), study.fusion, study.seed, item)
+        asked = study.fusion.codecs[item]
+        m, lmbda = asked.m, study.quality[asked.quality].lmbda
+        kind = asked.model_dump(include={"residual", "condition"})
+        codec, start = initial(
+            lambda: AdditionalCodec(m, **sizes, **kind), study.fusion, study.seed, item
+        )
         _check_taken(start, study.fusion, on["base"], study.base)
-        run = _run(name, study, study.fusion, {"m": m, "lmbda": lmbda} | on)
-        title = f"Feature fusion, m = {m}, λ = {lmbda}"
+        about = {"m": m, "lmbda": lmbda} | (kind if asked.residual != "none" else {}) | on
+        run = _run(name, study, study.fusion, about)
+        title = f"{_METHODS[asked.method]}, m = {m}, λ = {lmbda}"
         return Job(codec, losses.additional_loss(base, lmbda), run, title, start)
     # The DC model, with (3), on the frozen base's picture.
     lmbda = study.quality[item].lmbda
