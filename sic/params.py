@@ -75,6 +75,7 @@ class Segment(Section):
     checkpoint: str
     precision: Literal["auto", "float32", "float16", "bfloat16"]
     outlines: Literal["instances", "panoptic"]
+    unlisted: Literal["error", "empty"]
     shard: Positive
     graph: GraphSegmenter
     sam: SamSegmenter
@@ -137,6 +138,7 @@ class Train(Section):
     clip: Above0
     schedule: Literal["multistep", "cosine"]
     milestones: list[Share]
+    linear_rate: Unit
     warmup: Natural
     ema: Share | None
 
@@ -167,7 +169,7 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.train and PurePath(self.init).name == "scratch":
+        if not self.train and PurePath(self.init).name in ("scratch", "principal"):
             raise ValueError("train: false takes the codec from `init`, which must name a file")
         return self
 
@@ -378,6 +380,9 @@ class Params(Section):
         for key, point in named:
             if point not in self.quality:
                 raise ValueError(f"{key} names {point}, which `quality` does not have")
+        for stage in ("sa_icm", "fusion", "difference"):
+            if PurePath(getattr(self, stage).init).name == "principal":
+                raise ValueError(f"{stage}.init: principal components are a start for lic alone")
         for key, codec in fusion:
             if codec.m > (n := self.codec.num_slices):
                 raise ValueError(f"fusion.codecs.{key}: {codec.m} is above codec.num_slices={n}")

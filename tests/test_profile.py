@@ -8,9 +8,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from sic import pipeline
+from sic.codec import weights
 from sic.errors import SicError
 from sic.params import load
 from sic.pipeline import apply
+from sic.training import jobs
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ROOT / "profiles"
@@ -45,7 +47,8 @@ def test_all_profiles_have_the_same_keys() -> None:
 
 def test_the_study_starts_from_weights_of_its_own_size() -> None:
     sample, train = (read(PROFILES / f"{name}.yaml") for name in ("sample", "train"))
-    assert train["codec"] == sample["codec"]
+    shipped = weights.load(ROOT / "data/weights/lic/q1.safetensors")
+    assert jobs.widths(load(ROOT / "params.yaml").codec)["widths"] == shipped.widths
     assert sample["fusion"]["codecs"].items() <= train["fusion"]["codecs"].items()
     assert {stage: train[stage].get("quality") for stage in ("lic", "difference")} == {
         stage: sample[stage].get("quality") for stage in ("lic", "difference")

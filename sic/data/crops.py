@@ -37,6 +37,10 @@ class Photo:
             raise SicError(f"{self.mask} does not have the size of {self.image}; remake the edges")
         return image, mask
 
+    def has_edges(self) -> bool:
+        """Whether the loss sees a pixel of it."""
+        return self.mask is None or bool(images.read(self.mask).any())
+
     def digest(self) -> bytes:
         """What a training run depends on."""
         return self.sha256.encode() + (self.mask.read_bytes() if self.mask else b"")

@@ -15,6 +15,7 @@ from sic.files import sha256
 from sic.masks.records import Record, encode, record, run_lengths
 
 Outlines = Literal["instances", "panoptic"]
+Unlisted = Literal["error", "empty"]
 
 
 class Annotations:
@@ -25,9 +26,12 @@ class Annotations:
     (``panoptic_val2017.json`` and ``panoptic_val2017/``).
     """
 
-    def __init__(self, paths: Sequence[Path], outlines: Outlines) -> None:
+    def __init__(
+        self, paths: Sequence[Path], outlines: Outlines, unlisted: Unlisted = "error"
+    ) -> None:
         """Read the files.  Raises SicError if one is missing, damaged or of the other kind."""
         self.outlines = outlines
+        self.unlisted = unlisted
         self.images: dict[str, tuple[Path, Mapping[str, Any]]] = {}
         self.of_image: dict[tuple[Path, int], list[Any]] = {}
         for path in paths:
@@ -63,9 +67,11 @@ class Annotations:
 
     def segments(self, path: str, height: int, width: int) -> list[Record]:
         """The outlines of one picture as records.  The files may name it by its path below the
-        images' root, or by the last part.  Raises SicError if no file lists it or with another
-        size, or for a bad outline."""
+        images' root, or by the last part.  Raises SicError if no file lists it, unless that is to
+        mean that it has none, or with another size, or for a bad outline."""
         found = self.images.get(path) or self.images.get(Path(path).name)
+        if found is None and self.unlisted == "empty":
+            return []
         if found is None:
             files = ", ".join(sorted({str(file) for file, _ in self.images.values()})) or "nothing"
             raise SicError(f"no annotations list the image {path} (read: {files})")

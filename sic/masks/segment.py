@@ -77,10 +77,12 @@ def _segmenter(
         files = sets.annotation_files(study.data, settings.outlines, root)
         checksums = [annotations.checksum(file, settings.outlines) for file in files]
         origin |= {"outlines": settings.outlines, "files": checksums}
+        if settings.unlisted != "error":
+            origin["unlisted"] = settings.unlisted
 
         @functools.cache
         def outlines() -> Segmenter:
-            people = annotations.Annotations(files, settings.outlines)
+            people = annotations.Annotations(files, settings.outlines, settings.unlisted)
             index = sets.load_index(root / sets.INDEX)
             sets.check_listed(index, people.images, "data.annotations")
             return lambda picture, _: people.segments(picture.path, picture.height, picture.width)

@@ -9,7 +9,7 @@ beforehand, and the stage takes up what they end with::
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +18,12 @@ import torch
 
 from sic import params
 from sic.codec import loss as losses
-from sic.codec import tcm, weights
+from sic.codec import principal, tcm, weights
 from sic.codec.fusion import AdditionalCodec, DifferenceCodec
 from sic.codec.loss import StepLoss
 from sic.codec.tcm import TCM
 from sic.data import crops
+from sic.data.crops import Crops
 from sic.errors import SicError
 from sic.files import write_text
 from sic.training import loop
@@ -30,8 +31,11 @@ from sic.training.run import Run
 from sic.work import ARTIFACTS, checkpoint
 
 AnyCodec = TypeVar("AnyCodec", bound=TCM)
-#: `init` that stands for new weights; a marker file, so that DVC has one path to depend on.
-SCRATCH = "scratch"
+#: `init` that stands for new weights: at random, or with transforms of principal components.  They
+#: are marker files, so that DVC has one path to depend on.
+SCRATCH, PRINCIPAL = "scratch", "principal"
+#: Patches of the training photos whose principal components are taken.
+_PATCHES = 4096
 WEIGHTS = Path("data/weights")
 _METHODS = {
     "fusion": "Feature fusion",
@@ -44,7 +48,7 @@ _METHODS = {
 class Job:
     """One codec to train: with its initial weights, which training changes in place, the loss that
     it minimises, the run with all else that the result depends on, a title for figures, and the
-    file that it starts from, or `scratch`."""
+    file that it starts from, or `scratch` or `principal`."""
 
     codec: TCM
     loss: StepLoss
@@ -58,7 +62,7 @@ class Job:
 
     def without_edges(self) -> list[str]:
         """The validation photos whose edge mask is empty: on these no error is seen."""
-        return [p.image.name for p in self.run.validation if not p.load()[1].any()]
+        return [p.image.name for p in self.run.validation if not p.has_edges()]
 
 
 def job(study: params.Params, name: str) -> Job:
@@ -71,12 +75,16 @@ def job(study: params.Params, name: str) -> Job:
     if stage == "sa_icm":  # the base, with (2) on the edges
         lmbda = study.quality[item].lmbda
         codec, start = initial(lambda: TCM(**sizes), study.sa_icm, study.seed, item)
-        run = _run(name, study, study.sa_icm, {"lmbda": lmbda}, Path("data/edges"))
+        run = _on_edges(_run(name, study, study.sa_icm, {"lmbda": lmbda}, Path("data/edges")))
         return Job(codec, losses.machine_loss(lmbda), run, f"SA-ICM, λ = {lmbda}", start)
     if stage == "lic":  # the human LIC, with (1)
         lmbda = study.quality[item].lmbda
         codec, start = initial(lambda: TCM(**sizes), study.lic, study.seed, item)
         run = _run(name, study, study.lic, {"lmbda": lmbda})
+        if start == PRINCIPAL:
+            patches = Crops(run.photos, principal.PATCH, _PATCHES, study.seed)
+            x = torch.stack([patches[number][0] for number in range(_PATCHES)])
+            principal.start(codec, x, lmbda)
         return Job(codec, losses.human_loss(lmbda), run, f"LIC, λ = {lmbda}", start)
     base = weights.load(checkpoint(study.base))
     on = {"base": weights.fingerprint(base)}
@@ -133,6 +141,16 @@ def _run(
     )
 
 
+def _on_edges(run: Run) -> Run:
+    """The run without the photos whose mask is empty: they teach (2) to send nothing.  Raises
+    SicError if no training photo is left."""
+    photos = [photo for photo in run.photos if photo.has_edges()]
+    validation = [photo for photo in run.validation if photo.has_edges()]
+    if not photos:
+        raise SicError("no training photo has an edge; lower edges.alpha in params.yaml")
+    return replace(run, photos=photos, validation=validation or run.validation)
+
+
 def finish(job: Job, history: pd.DataFrame) -> None:
     """Leave ``codec.safetensors`` and ``history.csv`` in ``artifacts/<run.name>``; the checkpoints
     of the run are not needed any more and go."""
@@ -147,19 +165,20 @@ def finish(job: Job, history: pd.DataFrame) -> None:
 def initial(
     empty: Callable[[], AnyCodec], settings: params.Training, seed: int, item: str
 ) -> tuple[AnyCodec, str]:
-    """The codec a stage starts from, and the file it started from, or `scratch`: new weights from
-    the seed, or those of a checkpoint.
+    """The codec a stage starts from, and the file it started from, or `scratch` or `principal`: new
+    weights from the seed, or those of a checkpoint.
 
     A codec may start from any other of its size; an additional one, from the first m slices of a
     base, a LIC, or an additional codec that has as many.  `init` of the settings is a checkpoint, a
     folder that has one for each item (`q2.safetensors`, `m5-q2.safetensors`, …), or ends in
-    `scratch`.  Raises SicError if the checkpoint is not there, or not of a size that fits.
+    `scratch` or `principal`.  Raises SicError if the checkpoint is not there, or not of a size that
+    fits.
     """
     torch.manual_seed(seed)
     codec = empty()
     path = Path(settings.init)
-    if path.name == SCRATCH:
-        return codec, SCRATCH
+    if path.name in (SCRATCH, PRINCIPAL):
+        return codec, path.name
     if path.is_dir():
         path = _of_item(path, item)
     _take(codec, weights.load(path), path)

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sic import params, progress, source
 from sic.codec import weights
+from sic.codec.principal import LINEAR
 from sic.codec.tcm import TCM
 from sic.data.crops import Photo
 from sic.files import write_bytes
@@ -145,9 +146,12 @@ class State:
         # The bottleneck's quantiles have a loss of their own.
         named = sorted(codec.named_parameters())
         quantiles = [parameter for name, parameter in named if name.endswith(".quantiles")]
-        others = [parameter for name, parameter in named if not name.endswith(".quantiles")]
+        others = [pair for pair in named if not pair[0].endswith(".quantiles")]
+        linear = [parameter for name, parameter in others if LINEAR.match(name)]
+        rest = [parameter for name, parameter in others if not LINEAR.match(name)]
+        slow = {"params": linear, "lr": settings.learning_rate * settings.linear_rate}
         self.codec = codec
-        self.net: Optimizer = Adam(others, lr=settings.learning_rate)
+        self.net: Optimizer = Adam([{"params": rest}, slow], lr=settings.learning_rate)
         self.aux: Optimizer = Adam(quantiles, lr=settings.aux_learning_rate)
         steps = max(run.steps, 1)
         self.schedule = LambdaLR(self.net, lambda step: rate_factor(step, steps, settings))
