@@ -40,7 +40,9 @@ def start(codec: TCM, patches: Tensor, lmbda: float) -> None:
     The weights are float16 numbers: two processors agree on these, and so on the run's name."""
     encoders = [cast(ResidualBlockWithStride, codec.g_a[i]) for i in (0, 3, 6)]
     ups = [cast(ResidualBlockUpsample, codec.g_s[i]) for i in (6, 3, 0)]
-    decoders = [cast(nn.Sequential, codec.g_s[9])[0], *(up.upsample[0] for up in ups)]
+    wide = [cast(nn.Sequential, codec.g_s[9]), *(up.upsample for up in ups)]
+    decoders = [cast(nn.Conv2d, layers[0]) for layers in wide]
+    last = cast(nn.Conv2d, codec.g_a[9])
     held = patches.double() - 0.5
     scale = torch.ones(3, dtype=torch.float64)  # what flows in the codec is held · scale
     for encoder, decoder in zip(encoders, decoders, strict=False):
@@ -50,12 +52,13 @@ def start(codec: TCM, patches: Tensor, lmbda: float) -> None:
         _set_analysis(encoder.conv1, basis, before, scale)
         _set_synthesis(decoder, basis, before, scale)
     # x − ½ goes into the first block, and ½ is added after the last.
-    encoders[0].conv1.bias -= 0.5 * encoders[0].conv1.weight.sum(dim=(1, 2, 3))
-    decoders[0].bias.fill_(0.5)
+    first = encoders[0].conv1
+    _bias(first).sub_(0.5 * first.weight.sum(dim=(1, 2, 3)))
+    _bias(decoders[0]).fill_(0.5)
     _, basis, _ = _components(held, codec.M)
     before, scale = scale, torch.full((codec.M,), 255 / math.sqrt(_STEP / lmbda)).double()
-    codec.g_a[9].bias.zero_()
-    _set_analysis(codec.g_a[9], basis, before, scale)
+    _bias(last).zero_()
+    _set_analysis(last, basis, before, scale)
     _set_synthesis(decoders[3], basis, before, scale)
     for module in (*codec.g_a.modules(), *codec.g_s.modules()):
         if isinstance(module, GDN):
@@ -63,7 +66,7 @@ def start(codec: TCM, patches: Tensor, lmbda: float) -> None:
             module.gamma.copy_(module.gamma_reparam.inverse(_GAMMA * unit))
     for layer in (*(up.conv for up in ups), *_last_of_blocks(codec)):
         layer.weight.zero_()
-        cast(Tensor, layer.bias).zero_()
+        _bias(layer).zero_()
     for parameter in (*codec.g_a.parameters(), *codec.g_s.parameters()):
         parameter.copy_(parameter.half().float())
 
@@ -86,10 +89,10 @@ def _pass_on(block: ResidualBlockWithStride, room: Tensor) -> None:
     K = len(room)
     for layer in (block.conv2, block.skip):
         layer.weight[:K] = 0
-        cast(Tensor, layer.bias)[:K] = 0
+        _bias(layer)[:K] = 0
     block.conv2.weight[range(K), range(K), 1, 1] = 1
-    block.conv1.bias[:K] = room
-    block.conv2.bias[:K] = -room
+    _bias(block.conv1)[:K] = room
+    _bias(block.conv2)[:K] = -room
 
 
 def _set_analysis(layer: nn.Conv2d, basis: Tensor, before: Tensor, after: Tensor) -> None:
@@ -107,10 +110,15 @@ def _set_synthesis(layer: nn.Conv2d, basis: Tensor, before: Tensor, after: Tenso
     taps = basis.T * before.repeat_interleave(4)[:, None] / after
     layer.weight[: 4 * C] = 0
     layer.weight[: 4 * C, :K, 1, 1] = taps.float()
-    cast(Tensor, layer.bias)[: 4 * C] = 0
+    _bias(layer)[: 4 * C] = 0
 
 
 def _last_of_blocks(codec: TCM) -> list[nn.Conv2d]:
     """The convolution that each conv-transformer block of g_a and g_s adds to its input."""
     blocks = (*codec.g_a, *codec.g_s)
     return [block.conv1_2 for block in blocks if isinstance(block, ConvTransBlock)]
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias

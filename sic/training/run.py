@@ -149,9 +149,11 @@ class State:
         others = [pair for pair in named if not pair[0].endswith(".quantiles")]
         linear = [parameter for name, parameter in others if LINEAR.match(name)]
         rest = [parameter for name, parameter in others if not LINEAR.match(name)]
-        slow = {"params": linear, "lr": settings.learning_rate * settings.linear_rate}
+        rate = settings.learning_rate
+        groups: list[dict[str, Any]] = [{"params": rest}]
+        groups += [{"params": linear, "lr": rate * settings.linear_rate}]
         self.codec = codec
-        self.net: Optimizer = Adam([{"params": rest}, slow], lr=settings.learning_rate)
+        self.net: Optimizer = Adam(groups, lr=rate)
         self.aux: Optimizer = Adam(quantiles, lr=settings.aux_learning_rate)
         steps = max(run.steps, 1)
         self.schedule = LambdaLR(self.net, lambda step: rate_factor(step, steps, settings))
