@@ -188,7 +188,7 @@ def _provide_coco(parts: list[str], settings: Data, folder: Path) -> None:
 def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[Path]:
     """The COCO-style files with people's outlines of the pictures, "instances" or "panoptic".
 
-    ``data.annotations`` names a file, or a folder with ``instances*.json`` or ``panoptic*.json``
+    ``data.annotations`` names a file, or a folder with ``*instances*.json`` or ``*panoptic*.json``
     and their maps, or COCO's own, which are fetched if they are not there.  Raises SicError if none
     are named or there, or a download failed."""
     if settings.annotations != OWN_ANNOTATIONS:
@@ -207,9 +207,9 @@ def annotation_files(settings: Data, outlines: str, root: Path = DATA) -> list[P
 
 def _named_annotations(path: Path, outlines: str) -> list[Path]:
     if path.is_dir():
-        if files := sorted(path.glob(f"{outlines}*.json")):
+        if files := sorted(path.glob(f"*{outlines}*.json")):
             return files
-        raise SicError(f"data.annotations: there is no {outlines}*.json in {path}")
+        raise SicError(f"data.annotations: there is no *{outlines}*.json in {path}")
     if not path.is_file():
         raise SicError(f"data.annotations: there is no file {path}")
     if outlines == "panoptic":  # the maps are half of it, and their changes are to be seen
