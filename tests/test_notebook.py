@@ -192,3 +192,22 @@ def test_a_notebook_runs_in_its_own_folder_as_jupyterlab_and_nbconvert_start_it(
     assert Path("data/images.json").is_file()
     made = {path.name for path in Path("notebooks").iterdir()}
     assert made <= {"10_data.ipynb", "done.ipynb", ".ipynb_checkpoints"}
+
+
+def test_formulas_are_drawn_by_the_browser_and_dollars_stay() -> None:
+    text = r"""# Rate in $
+
+The rate is $R(\hat y)$.  It costs $5 and $6; `$HOME$` is a folder.
+
+$$L = R + \lambda \cdot 255^2 \cdot
+\mathrm{mse}(x, \hat x)$$
+"""
+    execute(write(Path("book.ipynb"), "m = 1", prose=text), Path("reports/a"), {})
+    page = Path("reports/a/index.html").read_text()
+    assert page.count("<math") == 2
+    assert page.count('display="block"') == 1
+    assert "It costs $5 and $6; <code>$HOME$</code>" in page
+    assert r"\lambda" not in page
+    broken = write(Path("book.ipynb"), "m = 1", prose="$a_$")
+    with pytest.raises(SicError, match=r"^no formula in LaTeX: \$a_\$$"):
+        execute(broken, Path("reports/a"), {})

@@ -8,6 +8,7 @@ between two equal runs (times, progress bars, random cell ids), and appear whole
 """
 
 import argparse
+import copy
 import logging
 import os
 import re
@@ -186,13 +187,17 @@ def html(notebook: "NotebookNode", folder: Path) -> str:
     where it will lie, and the notebook's first line its title."""
     from nbconvert import HTMLExporter
 
-    from sic.report.page import page
+    from sic.report.page import mathml, page
 
     exporter = HTMLExporter(template_name="basic")
     exporter.embed_images = True
     # Some pages are read for what they show; their code is in the executed copy beside them.
     exporter.exclude_input = notebook.metadata.get("hide_input", False)
-    body, _ = exporter.from_notebook_node(notebook)
+    shown = copy.deepcopy(notebook)
+    for cell in shown.cells:
+        if cell.cell_type == "markdown":
+            cell.source = mathml(cell.source)
+    body, _ = exporter.from_notebook_node(shown)
     way_back = '<a href="notebook.ipynb">this page as a notebook</a>'
     if len(folder.parts) > 1:
         home = "../" * (len(folder.parts) - 1) + "index.html"

@@ -1,9 +1,12 @@
 """The look that all pages share, and names as they are spelled: light enough for every stage."""
 
+import re
 from html import escape
 from pathlib import Path
 
 from pygments.formatters import HtmlFormatter
+
+from sic.errors import SicError
 
 STATIC = Path(__file__).with_name("static")
 
@@ -39,6 +42,29 @@ def page(title: str, body: str, way_back: str = "") -> str:
 </body>
 </html>
 """
+
+
+#: Code, which keeps its dollars, or a formula between two of them or two pairs.
+_FORMULA = re.compile(
+    r"(?s)```.*?```|`[^`]*`|\$\$(?P<block>.+?)\$\$|(?<![\\\w$])\$(?P<inline>\S(?:[^$]*?\S)?)\$(?!\w)"
+)
+
+
+def mathml(markdown: str) -> str:
+    """Markdown with its LaTeX formulas, $inline$ and $$displayed$$, as MathML, which browsers draw
+    without a script or a network.  Raises SicError for a formula that is none."""
+    from latex2mathml.converter import convert
+
+    def replaced(found: re.Match[str]) -> str:
+        for display in ("block", "inline"):
+            if formula := found[display]:
+                try:
+                    return convert(formula.strip(), display=display)
+                except Exception:  # its errors have no common kind
+                    raise SicError(f"no formula in LaTeX: ${formula}$") from None
+        return found[0]
+
+    return _FORMULA.sub(replaced, markdown)
 
 
 def literal(text: str) -> str:
