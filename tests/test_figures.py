@@ -183,6 +183,36 @@ def test_fig_3_fills_the_slices_that_are_sent() -> None:
     assert len(white) == 3, "the additional codec leaves three slices out"
 
 
+def test_the_base_is_a_curve_in_the_order_of_its_rates(means: pd.DataFrame) -> None:
+    more = [row("SA-ICM", (0.15, 0), 21, psnr_machine=21), row("SA-ICM", (0.05, 0), 19)]
+    more[1]["psnr_machine"] = 19
+    several = pd.concat([means, pd.DataFrame(more)]).astype({"m": "Int64"})
+    _, right = figures.rate_distortion(several, m=5, caption="").axes
+    np.testing.assert_allclose(line(right, "SA-ICM, x̂_t"), [[0.05, 19], [0.1, 20], [0.15, 21]])
+
+
+def test_sa_icm_s_table_shows_ours_beside_the_published_one(means: pd.DataFrame) -> None:
+    bases = [row("SA-ICM", (bpp, 0), 20, lmbda=lm) for bpp, lm in ((0.14, 0.05), (0.1, 0.02))]
+    means = pd.concat([means[means.codec != "SA-ICM"], pd.DataFrame(bases)])
+    detected = means[means.codec == "SA-ICM"].assign(bpp=[0.15, 0.11], ap=[0.284, 0.176])
+    published = ("SA-ICM as published, COCO", "Mask R-CNN, masks")
+    for found, names in (
+        (figures.table_sa_icm(means, detected.iloc[:0]), ["bpp"]),
+        (figures.table_sa_icm(means, detected), ["bpp", "boxes"]),
+        (figures.table_sa_icm(means, detected.assign(mask_ap=np.nan)), ["bpp", "boxes"]),
+        (figures.table_sa_icm(means, detected.assign(mask_ap=0.2)), ["bpp", "boxes", "masks"]),
+    ):
+        assert list(found["this study"]) == names
+        assert list(found.index) == [0.02, 0.03, 0.04, 0.05, 0.06]
+        assert found[published].tolist() == [30.4, 31.2, 31.8, 32.1, 32.5]
+        ours = found["this study"].loc[[0.02, 0.05]]
+        if "boxes" in names:
+            np.testing.assert_allclose(ours.bpp, [0.11, 0.15])
+            np.testing.assert_allclose(ours.boxes, [17.6, 28.4])
+        else:
+            np.testing.assert_allclose(ours.bpp, [0.1, 0.14])
+
+
 def test_table_2_shows_ours_beside_the_papers(means: pd.DataFrame) -> None:
     table = figures.table_2(means)
     assert table.loc[0.01, ("ours", "m = 5")] == 33

@@ -28,6 +28,7 @@ def rows(codec: str, rate: Numbers, psnr: Numbers, **more: Any) -> list[dict[str
         {
             **about,
             **{"image": image, "point": f"q{i}", "lmbda": lmbda, "psnr": p},
+            "bpp_base": share * (BASE if layered else r),
             "bpp_additional": share * r if layered else 0.0,
             "bpp": share * (r + BASE if layered else r),
         }
@@ -192,6 +193,16 @@ def test_the_base_is_a_layer_for_machines_where_the_lic_takes_twice_its_bits() -
     assert sentence(some, head).endswith("at λ = 0.01, 0.02, NOT at 0.005.")
     none = results(lic=rows("LIC", RATES, [25, 26, 26.9]))
     assert sentence(none, head).endswith("at NONE of them.")
+
+
+def test_of_several_bases_the_one_below_the_second_layers_is_judged() -> None:
+    three = results(base=rows("SA-ICM", [0.03, BASE, 0.14], 3 * [MACHINE]))
+    found = sentence(three, "The base takes 0.050 bpp")
+    assert "Those trained at λ = 0.005, 0.01, 0.02 take 0.030, 0.050, 0.140 bpp for 24.00" in found
+    assert "takes 33%, 17%, 8% of its bits" in sentence(three, "Set beside the human LIC")
+    assert "the base takes 0.050 bits per pixel" in answer(three)
+    assert not set(bd.compare(three, 20)[["tested", "other"]].stack()) & {bd.BASE}
+    assert bd.BASE not in text(three), "x̂_t is no rival of pictures for people"
 
 
 def test_a_codec_below_the_mean_colour_is_named() -> None:

@@ -24,6 +24,7 @@ CONFIDENCE = 0.95
 _MIN_SAMPLES = 0.9  # share of the resamplings that must have a number for an interval
 
 LAYERED = ("fusion", "difference", "VVC+M")  # codecs whose second layer is coded on x̂_t
+BASE = "SA-ICM"  # the codec of x̂_t, a picture for machines: by PSNR no rival of those for people
 
 #: The columns of :func:`compare`: of `bd_rate` (percent) and `bd_psnr` (dB) a :class:`Delta` each.
 COLUMNS = [
@@ -170,8 +171,10 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows by curve: a codec, or fusion at one m (`fusion m5`), of its complete points."""
+    """Rows by curve: a codec for people, or fusion at one m (`fusion m5`), of its complete
+    points."""
     table = complete(table)
+    table = table[table.codec != BASE]
     named = table.codec.where(table.m.isna(), table.codec + " m" + table.m.astype("string"))
     points = table.groupby(named, sort=False).point.nunique()
     return {str(n): rows for n, rows in table.groupby(named, sort=False) if points[n] > 1}

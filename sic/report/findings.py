@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sic.evaluation import bd, rate_distortion
+from sic.evaluation.bd import BASE
 from sic.evaluation.detection import ORIGINAL
 from sic.report.figures import LOOKS
 from sic.report.figures import NAMES as LABELS
@@ -21,7 +22,6 @@ BASE_SHARE, BASE_DB = 0.5, 3.0
 #: The paper's Table II: m = 1 is the lowest, and from this m on PSNR is that of the largest m.
 SETTLED_M, SETTLED_DB = 3, 0.3
 NAMES = {"fusion": "feature fusion", "difference": "the DC model", "LIC": "the human LIC"}
-BASE = "SA-ICM"
 _LOSSLESS = "a photo came back without loss, so a mean PSNR is infinite"
 _COUNTED = {"additional": "Counting additional bits", "all": "Counting all bits"}
 
@@ -30,10 +30,10 @@ def answer(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     """The findings in three sentences, for a reader with ten seconds; the arguments are those of
     :func:`sentences`."""
     means, curves = rate_distortion.means(table), bd.curves(table)
-    base, fusion = means[means.codec == BASE].iloc[0], proposed(means)
+    base, fusion = _base(means), proposed(means)
     ours = means[(means.codec == "fusion") & (means.m == int(fusion.removeprefix("fusion m")))]
     text = (
-        f"For machines the base takes {base.bpp:.3f} bits per pixel; its picture, x̂_t, has "
+        f"For machines the base takes {base.bpp_base:.3f} bits per pixel; its picture, x̂_t, has "
         f"{base.psnr_machine:.2f} dB. Feature fusion adds {_span(ours.bpp_additional, 3)} bits per "
         f"pixel, and people get {_span(ours.psnr, 2)} dB."
     )
@@ -84,20 +84,33 @@ def proposed(means: pd.DataFrame) -> str:
     return f"fusion m{points.index[points == points.max()][-1]}" if len(points) else "fusion"
 
 
+def _base(means: pd.DataFrame) -> pd.Series:
+    """`bpp_base` and `psnr_machine` of the base below the second layers, from a row of theirs."""
+    return means[means.codec == "fusion"].iloc[0]
+
+
 def _layers(means: pd.DataFrame) -> str:
-    base, lic = means[means.codec == BASE].iloc[0], means[means.codec == "LIC"]
+    base, lic = _base(means), means[means.codec == "LIC"]
+    every = means[means.codec == BASE].sort_values("lmbda")
+    others = (
+        f" Those trained at λ = {_list(f'{v:g}' for v in every.lmbda)} take "
+        f"{_list(f'{v:.3f}' for v in every.bpp)} bpp for "
+        f"{_list(f'{v:.2f}' for v in every.psnr_machine)} dB."
+        if len(every) > 1
+        else ""
+    )
     return (
-        f"The base takes {base.bpp:.3f} bpp; its picture for machines, x̂_t, has "
-        f"{base.psnr_machine:.2f} dB. The human LIC takes {_span(lic.bpp, 3)} bpp for "
+        f"The base takes {base.bpp_base:.3f} bpp; its picture for machines, x̂_t, has "
+        f"{base.psnr_machine:.2f} dB.{others} The human LIC takes {_span(lic.bpp, 3)} bpp for "
         f"{_span(lic.psnr, 2)} dB."
     )
 
 
 def _regime(means: pd.DataFrame) -> str:
     """Whether the base is a layer for machines, as the paper's: at each λ of the LIC."""
-    base = means[means.codec == BASE].iloc[0]
+    base = _base(means)
     lic = means[means.codec == "LIC"].sort_values("lmbda")
-    share, below = base.bpp / lic.bpp, lic.psnr - base.psnr_machine
+    share, below = base.bpp_base / lic.bpp, lic.psnr - base.psnr_machine
     if not np.isfinite(below).all():
         return f"How far x̂_t lies below the human LIC is not told: {_LOSSLESS}."
     inside = (share < BASE_SHARE) & (below >= BASE_DB)
@@ -290,11 +303,12 @@ def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
     return wide.loc[points.drop_duplicates(), list(common)]
 
 
-def detection_sentences(table: pd.DataFrame, m: int) -> Iterator[str]:
-    """What the first table of :func:`sic.evaluation.detection.run` says, with fusion at one m."""
+def detection_sentences(table: pd.DataFrame, m: int, base_point: str) -> Iterator[str]:
+    """What the first table of :func:`sic.evaluation.detection.run` says, with fusion at one m and
+    the base of one rate point."""
     table = table[(table.codec != "fusion") | (table.m == m)]
     original = table[table.codec == ORIGINAL].iloc[0]
-    base = table[table.codec == BASE].iloc[0]
+    base = table[(table.codec == BASE) & (table.point == base_point)].iloc[0]
     yield (
         f"On {original.images} originals the detector has mAP {original.ap:.3f} (mAP50 "
         f"{original.ap50:.3f}); on x̂_t it has {base.ap:.3f} ({base.ap50:.3f}) for "
