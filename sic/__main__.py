@@ -133,12 +133,21 @@ def ship(words: Namespace) -> None:
 
 
 def _codec(words: Namespace) -> "ScalableCodec":
-    for path in filter(None, (words.base, words.enhancement)):
+    base = words.base or _shipped_base()
+    for path in filter(None, (base, words.enhancement)):
         need_weights(path)
     from sic.stream.scalable import ScalableCodec
 
     device = work.device(words.device, "--device")
-    return ScalableCodec.load(words.base, words.enhancement, device)
+    return ScalableCodec.load(base, words.enhancement, device)
+
+
+def _shipped_base() -> Path:
+    from sic import params
+
+    if not params.PARAMS.is_file():
+        raise SicError(f"--base: name the base's weights; there is no {params.PARAMS} to name them")
+    return work.WEIGHTS / f"{params.load().base}.safetensors"
 
 
 def _parser() -> ArgumentParser:
@@ -194,8 +203,9 @@ def _parser() -> ArgumentParser:
 def _add_coding(parser: ArgumentParser, output: str) -> None:
     """Add what encode and decode have in common."""
     parser.add_argument("-o", "--output", type=Path, required=True, help=output)
-    what = "checkpoint of the base (.safetensors)"
-    parser.add_argument("--base", type=Path, required=True, help=what)
+    what = "checkpoint of the base (.safetensors); default: of those in data/weights the one that "
+    what += "sa_icm.base in params.yaml names"
+    parser.add_argument("--base", type=Path, help=what)
     what = "checkpoint of the additional or the difference codec"
     parser.add_argument("--enhancement", type=Path, help=what)
     devices = ("auto", "cpu", "cuda")

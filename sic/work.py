@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WORK = Path("checkpoints")
 ARTIFACTS = Path("artifacts")
+WEIGHTS = Path("data/weights")
 
 
 @dataclass(frozen=True)

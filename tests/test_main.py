@@ -14,7 +14,7 @@ from skimage import data
 from test_bitstream import additional, base
 from test_segment import written_study
 
-from sic import images
+from sic import images, params
 from sic.__main__ import main
 from sic.codec import weights
 from sic.masks import edges, segment
@@ -203,7 +203,7 @@ def test_wrong_input_is_one_line_and_exit_code_1(folder, capsys, words, message)
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("words", ["", "encode photo.png", "decode a.sic -o a.png", "sing"])
+@pytest.mark.parametrize("words", ["", "encode photo.png", "decode a.sic", "sing"])
 def test_wrong_usage_is_exit_code_2(words, capsys):
     assert run(words) == 2
     assert "usage: sic" in capsys.readouterr().err
@@ -222,6 +222,22 @@ def test_stopping_is_exit_code_130_and_leaves_nothing(folder, capsys, monkeypatc
     monkeypatch.setattr(ScalableCodec, "encode_batch", stop)
     assert run("encode photo.png -o a.sic --base B") == 130
     assert not (folder / "a.sic").exists()
+
+
+def test_without_a_name_the_base_is_the_shipped_one_below_the_second_layers(folder, capsys):
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", folder)
+    shipped = folder / f"data/weights/{params.load().base}.safetensors"
+    shipped.parent.mkdir(parents=True)
+    shutil.copy(folder / "B", shipped)
+    assert run("encode photo.png -o short.sic --enhancement E") == 0
+    assert run("encode photo.png -o long.sic --enhancement E --base B") == 0
+    assert Path("short.sic").read_bytes() == Path("long.sic").read_bytes()
+    assert run("decode short.sic -o human.png --enhancement E") == 0
+    Path("params.yaml").unlink()
+    capsys.readouterr()
+    assert run("encode photo.png -o none.sic") == 1
+    said = capsys.readouterr().err
+    assert said == "sic: --base: name the base's weights; there is no params.yaml to name them\n"
 
 
 @pytest.mark.parametrize(

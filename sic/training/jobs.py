@@ -28,7 +28,7 @@ from sic.errors import SicError
 from sic.files import write_text
 from sic.training import loop
 from sic.training.run import Run
-from sic.work import ARTIFACTS, checkpoint
+from sic.work import ARTIFACTS, WEIGHTS, checkpoint
 
 AnyCodec = TypeVar("AnyCodec", bound=TCM)
 #: `init` that stands for new weights: at random, or with transforms of principal components.  They
@@ -36,7 +36,6 @@ AnyCodec = TypeVar("AnyCodec", bound=TCM)
 SCRATCH, PRINCIPAL = "scratch", "principal"
 #: Patches of the training photos whose principal components are taken.
 _PATCHES = 4096
-WEIGHTS = Path("data/weights")
 _METHODS = {
     "fusion": "Feature fusion",
     "FR": "Feature residual",
