@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sic.data import sets
 from sic.errors import SicError
 from sic.evaluation import detection, detectors
 from sic.evaluation.detectors import Detections
+from sic.files import write_text
 from sic.params import Params
 from sic.stream.scalable import ScalableCodec
 
@@ -65,6 +67,7 @@ class Looks:
 def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     looks = Looks()
     monkeypatch.setattr(detectors, "load", lambda *_: looks)
+    monkeypatch.setattr(detectors, "known_classes", lambda *_: detectors.class_names())
     return looks
 
 
@@ -281,6 +284,31 @@ def test_a_number_of_pictures_is_drawn_with_the_seed(folder: Path) -> None:
     assert {name for names in drawn.values() for name in names} == set(BOXES)
     with pytest.raises(SicError, match=r"detect\.images: 3 wanted, 2 are at hand; say all"):
         detection.annotated(study({"images": 3}))
+
+
+@pytest.mark.parametrize("root", ["photos", None])
+def test_a_folder_of_visdrone_s_text_files(root: str | None, folder: Path) -> None:
+    for name, box in BOXES.items():
+        row = ",".join(map(str, box))
+        (folder / "marks").mkdir(exist_ok=True)
+        (folder / "marks" / name).with_suffix(".txt").write_text(f"{row},1,4,0,0\n")
+    chosen = study(
+        {"annotations": "marks", "root": root},
+        data={"source": "folder", "root": "photos", "test": "all"},
+    )
+    records = sets.records_below(folder / "photos")
+    index = {"train": [], "validation": [], "test": [asdict(record) for record in records]}
+    write_text(folder / "data/images.json", json.dumps(index))
+    truth, files = detection.annotated(chosen)
+    assert {p.file_name: (p.width, p.height) for p in files} == dict.fromkeys(BOXES, (130, 90))
+    assert [path.name for path in files.values()] == list(BOXES)
+    truth.check_classes(["car"])
+    found = {picture: red(images.read(path)) for picture, path in files.items()}
+    cars = {p: Detections(f.boxes, f.scores, ["car"] * len(f.scores)) for p, f in found.items()}
+    assert truth.accuracy(cars).ap.iloc[0] == 1
+    (folder / "marks/two.txt").unlink()
+    with pytest.raises(SicError, match=r"no marks/two\.txt; a folder in detect\.annotations holds"):
+        detection.annotated(chosen)
 
 
 def missing_picture(folder: Path) -> None:

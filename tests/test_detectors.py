@@ -85,14 +85,17 @@ def test_decoding_is_that_of_the_paper_cell_by_cell(seed: int, height: int, widt
 class FixedSession:
     """A network of 64 × 64 pixels that gives one output, whatever it sees."""
 
-    def __init__(self, output: np.ndarray, side: int = 64) -> None:
-        self.output, self.side = output, side
+    def __init__(self, output: np.ndarray, side: int = 64, **card: str) -> None:
+        self.output, self.side, self.card = output, side, card
 
     def __call__(self, *_: Any, **__: Any) -> "FixedSession":
         return self
 
     def get_inputs(self) -> list[Any]:
         return [SimpleNamespace(name="images", shape=[1, 3, self.side, self.side])]
+
+    def get_modelmeta(self) -> Any:
+        return SimpleNamespace(custom_metadata_map=self.card)
 
     def get_outputs(self) -> list[Any]:
         return [SimpleNamespace(name="output", shape=list(self.output.shape))]
@@ -102,8 +105,8 @@ class FixedSession:
         return [self.output]
 
 
-def network(monkeypatch: pytest.MonkeyPatch, output: np.ndarray, side: int = 64) -> None:
-    monkeypatch.setattr(onnxruntime, "InferenceSession", FixedSession(output, side))
+def network(monkeypatch: pytest.MonkeyPatch, output: np.ndarray, **card: str) -> None:
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FixedSession(output, **card))
 
 
 def raw(*cells: tuple[int, float, int, float]) -> np.ndarray:
@@ -174,6 +177,47 @@ def test_a_file_that_decodes_by_itself_is_refused(monkeypatch: pytest.MonkeyPatc
     network(monkeypatch, output)
     with pytest.raises(SicError, match="export it without --decode_in_inference"):
         detectors.Yolox(Path("any.onnx"), 0.01)(np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "{0: 'pedestrian', 1: 'motor', 2: \"pedlar's cart\"}",  # as Ultralytics writes it
+        "['pedestrian', 'motor', \"pedlar's cart\"]",
+        '{"0": "pedestrian", "2": "pedlar\'s cart", "1": "motor"}',  # as JSON has it
+    ],
+)
+def test_classes_are_those_that_the_file_s_metadata_names(
+    names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network(monkeypatch, raw((9, 0.9, 1, 0.5))[..., : 5 + 3], names=names)
+    detector = detectors.Yolox(Path("any.onnx"), 0.01)
+    assert detector.names == ("pedestrian", "motor", "pedlar's cart")
+    assert detector(np.zeros((64, 64, 3), np.uint8)).classes == ["motor"]
+    assert detectors.known_classes(chosen("yolox", "any.onnx"), Path("any.onnx")) == detector.names
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["", "{}", "3", "person", "'person'", "[1]", "['a', 'a']", "{1: 'a'}", "{0: 'a'", "{'b': 'a'}"],
+)
+def test_a_card_without_class_names_is_one_line(
+    names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network(monkeypatch, raw(), names=names)
+    with pytest.raises(SicError, match=r"any\.onnx: `names` in its metadata is no list of class"):
+        detectors.Yolox(Path("any.onnx"), 0.01)
+
+
+def test_a_card_that_does_not_fit_the_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    network(monkeypatch, raw(), names="['car']")
+    with pytest.raises(SicError, match=r"is not YOLOX for its card's 1 classes: .*\(1, 84, 85\)"):
+        detectors.Yolox(Path("any.onnx"), 0.01)
+
+
+def test_a_detector_of_torchvision_knows_coco_s_classes(tmp_path: Path) -> None:
+    settings = chosen("fasterrcnn_resnet50_fpn", tmp_path / "any.pth")
+    assert detectors.known_classes(settings, tmp_path / "any.pth") == detectors.class_names()
 
 
 # ---- torchvision's ----

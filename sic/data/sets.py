@@ -95,6 +95,12 @@ def every_record(index: Index) -> list[ImageRecord]:
     return [record for split in SPLITS for record in index[split]]
 
 
+def records_below(folder: Path) -> list[ImageRecord]:
+    """Every picture in a folder, at any depth, by name.  Raises SicError if there is none, or one
+    that cannot be read."""
+    return list(_inspect(_listing(folder, images.SUFFIXES), folder))
+
+
 # `data.annotations` that stands for COCO's own: a file, so that DVC always has one to depend on.
 OWN_ANNOTATIONS = "data/annotations/coco"
 

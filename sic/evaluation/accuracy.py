@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -27,6 +27,8 @@ AREAS = Params("bbox").areaRng  # of all, then of these
 #: over IoU 0.50, 0.55 … 0.95, ``ap50`` that at IoU 0.50; both in [0, 1].
 COLUMNS = ["part", "name", "objects", "ap", "ap50"]
 
+Content = dict[str, list[dict[str, Any]]]
+
 _NEEDED: Mapping[str, Mapping[str, type | UnionType]] = {
     "images": {"id": int, "file_name": str, "width": int, "height": int},
     "categories": {"id": int, "name": str},
@@ -48,12 +50,13 @@ class Picture:
 
 class Truth:
     """The objects that people marked, from a COCO-style file of boxes: JSON with ``images``,
-    ``categories`` and ``annotations``, as ``instances_val2017.json``.  Raises SicError if the file
-    is missing or is not such a file."""
+    ``categories`` and ``annotations``, as ``instances_val2017.json``; ``content`` is what it holds
+    where it is written in another form.  Raises SicError if the file is missing or is not such a
+    file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: Content | None = None) -> None:
         self.path = path
-        content = _read(path)
+        content = _read(path) if content is None else content
         self.pictures = {
             i["file_name"]: Picture(i["id"], i["file_name"], i["width"], i["height"])
             for i in content["images"]
@@ -85,14 +88,15 @@ class Truth:
             raise SicError(f"{self.path} does not list the picture {path}; see detect.annotations")
         return found
 
-    def check_classes(self, known: Iterable[str]) -> None:
+    def check_classes(self, known: Sequence[str]) -> None:
         """Raise SicError, with their names, if classes are marked that a detector does not know."""
         marked = {a["category_id"] for a in self._annotations}
         names = {name for name, number in self.categories.items() if number in marked}
         if unknown := sorted(names - set(known)):
+            listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
             raise SicError(
                 f"{self.path} marks {', '.join(unknown)}, which the detector was not trained for;"
-                " its classes are COCO's 80, by name: rename or leave out the others"
+                f" rename or leave out what is not of its {len(known)} classes: {listed}"
             )
 
     def accuracy(self, found: Mapping[Picture, Detections]) -> pd.DataFrame:
@@ -150,7 +154,7 @@ class Truth:
         return coco
 
 
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _read(path: Path) -> Content:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

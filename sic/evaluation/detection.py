@@ -22,7 +22,7 @@ from sic.anchors import cached
 from sic.anchors.classical import Anchor
 from sic.anchors.programs import CodecError
 from sic.codec import weights
-from sic.data import sets
+from sic.data import sets, visdrone
 from sic.errors import SicError
 from sic.evaluation import detectors, rate_distortion
 from sic.evaluation.accuracy import SIZES, Picture, Truth
@@ -80,8 +80,8 @@ def run(
     if study.detect.detector == NONE:
         return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=CLASS_COLUMNS)
     truth, files = annotated(study)
-    truth.check_classes(detectors.class_names())
     checkpoint = detectors.weights(study.detect, WORK / "weights")
+    truth.check_classes(detectors.known_classes(study.detect, checkpoint))
     origin = study.detect.model_dump(include={"detector", "score_threshold"}) | {
         "weights": sha256(checkpoint),
         "devices": [detector_device.type, codec_device.type],
@@ -106,7 +106,7 @@ def annotated(study: Params) -> tuple[Truth, dict[Picture, Path]]:
     """The annotations, and the pictures that the settings take from them.  Raises SicError for
     missing or wrong annotations, and a picture that is not there or too large to code."""
     settings = study.detect
-    truth = Truth(_annotation_file(study))
+    truth = _truth(study)
     if settings.root is None:
         index = sets.load_index()
         sets.check_listed(index, truth.pictures, "detect.annotations")
@@ -125,6 +125,15 @@ def annotated(study: Params) -> tuple[Truth, dict[Picture, Path]]:
         if problem := images.size_problem(picture.height, picture.width):
             raise SicError(f"detect.root: {path}: {problem}")
     return truth, files
+
+
+def _truth(study: Params) -> Truth:
+    """A COCO-style file's objects, or those of a folder of VisDrone's text files."""
+    path, root = _annotation_file(study), study.detect.root
+    if not path.is_dir():
+        return Truth(path)
+    records = sets.load_index()["test"] if root is None else sets.records_below(Path(root))
+    return Truth(path, visdrone.read(path, records))
 
 
 def _annotation_file(study: Params) -> Path:

@@ -1,6 +1,7 @@
-"""Object detectors that stand for the machine: a picture in, boxes with class and score out.  All
-were trained on COCO, by others and on original pictures; none is fine-tuned here."""
+"""Object detectors that stand for the machine: a picture in, boxes with class and score out.  They
+were trained by others on original pictures, most on COCO's; none is fine-tuned here."""
 
+import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ NONE = "data/weights/none"
 DOWNLOAD = "data/weights/download"
 
 YOLOX = "yolox"
+CARD = "names"  # the entry of an ONNX file's metadata that names its classes
 
 #: SHA-256 of the published weights.  torchvision's file names hold the first eight digits; the
 #: publishers give no more, and the whole ones are those that several projects recorded.
@@ -68,7 +70,7 @@ _MAX_LOG = 10.0  # of a raw width or height in strides; decoded ones are pixels,
 @dataclass(frozen=True)
 class Detections:
     """What a detector found in one picture: boxes, float32 (K, 4), as x0, y0, x1, y1 in pixels of
-    the picture; scores, float32 (K,) in [0, 1]; K names of COCO's classes."""
+    the picture; scores, float32 (K,) in [0, 1]; K names of classes."""
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -110,6 +112,12 @@ def address(detector: str) -> str:
     return _YOLOX_NANO if detector == YOLOX else str(_published(detector).url)
 
 
+def known_classes(settings: Detect, path: Path) -> tuple[str, ...]:
+    """The classes of the detector of the settings, any but ``none``, with these weights.  Raises
+    SicError for a file that is not YOLOX's."""
+    return Yolox(path, 0.0).names if settings.detector == YOLOX else class_names()
+
+
 @cache
 def class_names() -> tuple[str, ...]:
     """COCO's 80 classes in the order of their category numbers, as YOLOX counts them."""
@@ -125,8 +133,9 @@ class Yolox:
     """YOLOX of any size from an ONNX file, on the CPU; raises SicError if it is no such model.
 
     The file is as YOLOX's own exporter writes it: input (1, 3, H, W), BGR from 0 to 255, padded
-    with 114 on the right and below; output (1, A, 5 + 80), one row per cell of the three grids: the
-    box's centre and the logarithms of its size in strides, objectness, class probabilities.
+    with 114 on the right and below; output (1, A, 5 + classes), one row per cell of the three
+    grids: the box's centre and the logarithms of its size in strides, objectness, class
+    probabilities.  The classes are those that the file's metadata name (:func:`_card`), or COCO's.
     Source: Ge et al., YOLOX (arXiv 2107.08430); overlaps are suppressed as in its evaluation.
     """
 
@@ -142,6 +151,8 @@ class Yolox:
             reason = " ".join(_NOT_THE_REASON.sub("", str(error)).split())
             problem = f"{path} is not an ONNX model that can be read ({reason})"
             raise SicError(f"{problem}; see detect.weights") from None
+        card = self.session.get_modelmeta().custom_metadata_map.get(CARD)
+        self.names = class_names() if card is None else _card(card, path)
         self.height, self.width = self._input_size()
 
     def _input_size(self) -> tuple[int, int]:
@@ -149,10 +160,11 @@ class Yolox:
         shapes = [tuple(entry.shape) for entry in (*inputs, *outputs)]
         match shapes:
             case [(1, 3, int(height), int(width)), (1, int(rows), int(columns))]:
-                if (rows, columns) == (len(grid(height, width)[0]), 5 + len(class_names())):
+                if (rows, columns) == (len(grid(height, width)[0]), 5 + len(self.names)):
                     return height, width
         shown = ", ".join(map(str, shapes))
-        problem = f"{self.path} is not YOLOX for COCO's 80 classes"
+        own = "COCO's" if self.names == class_names() else "its card's"
+        problem = f"{self.path} is not YOLOX for {own} {len(self.names)} classes"
         raise SicError(f"{problem}: its inputs and outputs are {shown}")
 
     def __call__(self, image: Pixels) -> Detections:
@@ -168,7 +180,25 @@ class Yolox:
         likely = np.flatnonzero(scores >= self.score_threshold)
         boxes, scores, labels = boxes[likely] / scale, scores[likely], labels[likely]
         kept = batched_nms(*map(torch.from_numpy, (boxes, scores, labels)), _NMS_IOU).numpy()
-        return Detections(boxes[kept], scores[kept], [class_names()[i] for i in labels[kept]])
+        return Detections(boxes[kept], scores[kept], [self.names[i] for i in labels[kept]])
+
+
+def _card(text: str, path: Path) -> tuple[str, ...]:
+    """Class names from the entry ``names`` of an ONNX file's metadata: a list, or a dictionary by
+    class number, in Python's or JSON's notation, as Ultralytics and others write it.  Raises
+    SicError for anything else."""
+    try:
+        found = ast.literal_eval(text)
+        if isinstance(found, dict):
+            numbered = {int(number): name for number, name in found.items()}
+            found = [numbered[i] for i in range(len(found))]
+        names = tuple(found) if isinstance(found, list | tuple) else ()
+        if names and len(set(names)) == len(names) and all(isinstance(n, str) for n in names):
+            return names
+    except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError):
+        pass
+    shown = " ".join(text[:60].split())
+    raise SicError(f"{path}: `{CARD}` in its metadata is no list of class names, but {shown}")
 
 
 def letterbox(image: Pixels, height: int, width: int) -> tuple[NDArray[np.float32], float]:
