@@ -166,6 +166,18 @@ def need_weights(path: Path) -> None:
         )
 
 
+def need_shipped(path: Path, checksum: str) -> None:
+    """Raise SicError unless a file that comes with the study is there with its SHA-256."""
+    if not path.is_file():
+        problem = "is not there"
+    elif sha256(path) != checksum:
+        problem = "was changed (other SHA-256)"
+    else:
+        return
+    remedy = f"bring it back with `git checkout {path}`, or name a file of your own"
+    raise SicError(f"{path}, which comes with the study, {problem}; {remedy}")
+
+
 def cannot_write(path: Path, error: OSError) -> SicError:
     """The one line for a file that cannot be written: full disk, no permission, …."""
     remedy = (

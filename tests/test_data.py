@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,23 @@ from sic import images, params
 from sic.data import coco, sets
 from sic.errors import SicError
 
-STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
+ROOT = Path(__file__).parents[1]
+STUDY = params.load(ROOT / "params.yaml")
 
 POOL = {f"{i:02d}": Path(f"{i:02d}.png") for i in range(50)}
 
 
+PACKAGES = ["astronaut", "coffee", "flower"]  # photos of the packages
+
+
 def settings(**changes: Any) -> params.Data:
-    return params.Data.model_validate({**STUDY.data.model_dump(), **changes})
+    return params.Data.model_validate({**STUDY.data.model_dump(), "test": PACKAGES, **changes})
+
+
+def with_pictures(root: Path) -> Path:
+    """A folder of data that has a copy of what comes with the study."""
+    shutil.copytree(ROOT / "data/pictures", root / "pictures")
+    return root
 
 
 def folder_of(path: Path, names: list[str]) -> Path:
@@ -49,10 +60,89 @@ def test_the_bundled_photos_are_written_and_listed(tmp_path: Path) -> None:
     assert (coffee.width, coffee.height) == (600, 400)
 
 
+def test_the_study_tests_on_coco_s_photos_that_come_with_it(tmp_path: Path) -> None:
+    root = with_pictures(tmp_path)
+    index = sets.prepare(STUDY.data, STUDY.seed, root)
+    assert 24 <= len(index["test"]) <= 35
+    assert {r.name for r in index["train"]}.isdisjoint(p.name for p in sets.shipped(root))
+    every = sets.prepare(settings(test="all"), 0, root)["test"]
+    assert len(every) == 35
+    assert "pizza" in {record.name for record in every}
+    marked = json.loads((root / "pictures/coco/instances.json").read_text())
+    sizes = {image["file_name"]: (image["width"], image["height"]) for image in marked["images"]}
+    assert {record.path: (record.width, record.height) for record in every} == sizes
+    for record in every:
+        copy = sets.image_path(record, STUDY.data, root)
+        assert copy.read_bytes() == (root / "pictures/coco" / record.path).read_bytes()
+        assert hashlib.sha256(copy.read_bytes()).hexdigest() == record.sha256
+    assert len(list((root / "images").iterdir())) == 35 + 9
+
+
+def test_a_list_names_photos_of_the_study_and_of_its_packages(tmp_path: Path) -> None:
+    index = sets.prepare(settings(test=["coffee", "sundae"]), 0, with_pictures(tmp_path))
+    assert [record.path for record in index["test"]] == ["coffee.png", "000000577539.jpg"]
+    with pytest.raises(SicError, match=r"data\.train: there is no image sundae"):
+        sets.prepare(settings(train=["sundae"]), 0, tmp_path)
+
+
+@pytest.mark.parametrize("test", [24, "all", ["pizza"]])
+def test_a_photo_that_came_with_the_study_and_is_changed_or_gone_is_one_line(
+    test: Any, tmp_path: Path
+) -> None:
+    folder = with_pictures(tmp_path) / "pictures/coco"
+    photo, listed = folder / "000000160012.jpg", folder / "photos.csv"
+    for content, line in ((photo.read_bytes() + b"!", "was changed"), (None, "is not there")):
+        photo.unlink()
+        if content:
+            photo.write_bytes(content)
+        match = rf"000000160012\.jpg, which comes with the study, {line}.*; bring it back with `git"
+        with pytest.raises(SicError, match=match):
+            sets.prepare(settings(test=test), 0, tmp_path)
+    for content in (listed.read_bytes()[:-80], b"\xff", b"name,file\na,b\n"):
+        listed.write_bytes(content)
+        with pytest.raises(
+            SicError, match=r"cannot read .*photos\.csv, which comes with the study"
+        ):
+            sets.prepare(settings(test=test), 0, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+    assert len(sets.prepare(settings(), 0, tmp_path)["test"]) == 3, "which needs none of them"
+
+
+def test_every_photo_that_comes_with_the_study_is_attributed() -> None:
+    photos = sets.shipped(ROOT / "data")
+    folder = ROOT / "data/pictures/coco"
+    assert [photo.file for photo in photos] == sorted(path.name for path in folder.glob("*.jpg"))
+    assert len({photo.name for photo in photos}) == len(photos) == 35
+    marked = json.loads((folder / "instances.json").read_text())
+    for photo, image in zip(photos, marked["images"], strict=True):
+        assert re.fullmatch(r"[a-z_]+", photo.name)
+        assert photo.file == image["file_name"]
+        number = re.search(r"/(\d+)_\w+\.jpg$", image["flickr_url"])
+        assert number
+        assert photo.page == f"https://www.flickr.com/photo.gne?id={number[1]}"
+        assert (image["license"], photo.licence) == (4, "CC BY 2.0")
+    (licence,) = marked["licenses"]
+    assert licence["url"].endswith("/licenses/by/2.0/")
+    ids = {image["id"] for image in marked["images"]}
+    assert {a["image_id"] for a in marked["annotations"]} <= ids
+    assert len(marked["annotations"]) == 271
+
+
+def test_the_annotations_of_coco_s_photos_are_whole(tmp_path: Path) -> None:
+    path = with_pictures(tmp_path) / "pictures/coco/instances.json"
+    assert sets.own_annotations(tmp_path) == path
+    path.write_text(path.read_text().replace("5645.9", "5645.8"))
+    with pytest.raises(SicError, match=r"instances\.json, which comes with the study, was changed"):
+        sets.own_annotations(tmp_path)
+    path.unlink()
+    with pytest.raises(SicError, match=r"instances\.json, which .*, is not there; bring it back"):
+        sets.own_annotations(tmp_path)
+
+
 def test_equal_settings_give_equal_bytes(tmp_path: Path) -> None:
     chosen = settings(train=6, validation=2, test=3)
-    sets.prepare(chosen, 5, tmp_path / "a")
-    sets.prepare(chosen, 5, tmp_path / "b")
+    sets.prepare(chosen, 5, with_pictures(tmp_path / "a"))
+    sets.prepare(chosen, 5, with_pictures(tmp_path / "b"))
     for file in [p for p in (tmp_path / "a").rglob("*") if p.is_file()]:
         other = tmp_path / "b" / file.relative_to(tmp_path / "a")
         assert file.read_bytes() == other.read_bytes()
@@ -96,7 +186,7 @@ def test_another_seed_draws_others_and_all_takes_the_rest() -> None:
         ({"train": ["astronaut"]}, "data.test: astronaut is in train already"),
         ({"train": ["china", "china"]}, "data.train: china is in train already"),
         ({"train": 9}, "data.train: 9 images wanted, 8 are at hand"),
-        ({"train": "all", "test": "all"}, "data.test: no image is left"),
+        ({"train": "all", "validation": "all"}, "data.validation: no image is left"),
     ],
 )
 def test_splits_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

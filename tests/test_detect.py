@@ -136,7 +136,7 @@ def run(chosen: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def test_without_a_detector_the_tables_have_columns_and_no_rows() -> None:
-    table, classes = run(params.load(ROOT / "params.yaml"))
+    table, classes = run(study({"detector": "none"}))
     assert list(table.columns) == detection.COLUMNS
     assert list(classes.columns) == detection.CLASS_COLUMNS
     assert len(table) == len(classes) == 0

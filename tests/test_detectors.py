@@ -23,8 +23,10 @@ from torchvision.models._api import WeightsEnum
 from sic import images, params
 from sic.errors import SicError
 from sic.evaluation import detectors
+from sic.files import write_bytes
 
-STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
+ROOT = Path(__file__).parents[1]
+STUDY = params.load(ROOT / "params.yaml")
 CPU = torch.device("cpu")
 TORCHVISION = sorted(set(detectors.CHECKSUMS) - {detectors.YOLOX})
 
@@ -389,3 +391,19 @@ def test_weights_are_named_downloaded_or_asked_for(
         monkeypatch.setattr(detectors, "CHECKSUMS", {"yolox": checksum})
         path = detectors.weights(chosen("yolox", detectors.DOWNLOAD), tmp_path / "cache")
     assert path.read_bytes() == b"weights"
+
+
+def test_weights_that_come_with_the_study_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert detectors.weights(STUDY.detect, tmp_path) == Path(detectors.SHIPPED)
+    content = Path(detectors.SHIPPED).read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SicError, match=r"yolox_nano\.onnx, which comes .* is not there; bring it"):
+        detectors.weights(STUDY.detect, tmp_path)
+    write_bytes(tmp_path / detectors.SHIPPED, content[:-1])
+    with pytest.raises(
+        SicError, match=r"yolox_nano\.onnx, which comes .* was changed .*`git check"
+    ):
+        detectors.weights(STUDY.detect, tmp_path)

@@ -1,23 +1,26 @@
 """Image sets: which pictures train, validate and test, and what each of them holds.
 
-They come from the photos inside scikit-image and scikit-learn (``sample``), any ``folder``, or COCO
-2017 (``coco``).  ``data/images.json`` lists each split's pictures with size and checksum.
+They come with the study and its packages (``sample``), from any ``folder``, or from COCO 2017
+(``coco``).  ``data/images.json`` lists each split's pictures with size and checksum.
 """
 
+import csv
 import json
+import shutil
 import unicodedata
 from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sic import images, progress
 from sic.data import coco
 from sic.errors import SicError
-from sic.files import files_below, replacing_folder, sha256, write_text
+from sic.files import files_below, need_shipped, replacing_folder, sha256, write_text
 from sic.params import Data, Split
 
 SPLITS = ("train", "validation", "test")
@@ -33,6 +36,16 @@ class ImageRecord:
     path: str
     width: int
     height: int
+    sha256: str
+
+
+class Shipped(NamedTuple):
+    """A photo that comes with the study: name, file, its page on the web, licence and SHA-256."""
+
+    name: str
+    file: str
+    page: str
+    licence: str
     sha256: str
 
 
@@ -104,6 +117,13 @@ def records_below(folder: Path) -> list[ImageRecord]:
 # `data.annotations` that stands for COCO's own: a file, so that DVC always has one to depend on.
 OWN_ANNOTATIONS = "data/annotations/coco"
 
+# Photos of COCO val2017 that come with the study, below ``data``; PHOTOS has a :class:`Shipped` a
+# line, and ANNOTATIONS COCO's entries of them.
+SHIPPED = Path("pictures/coco")
+PHOTOS = "photos.csv"
+ANNOTATIONS = "instances.json"
+_ANNOTATIONS_SHA256 = "2cf00a10c8e8a9cdccfb455453f801b0335272611fa418cdeb0e7a92dcfd3688"
+
 # Photos in the packages themselves: nothing is fetched.  (The stereo pair is published as
 # `stereo_motorcycle`; drawings such as logo and phantom are no photos.)
 _BUNDLED = {
@@ -118,17 +138,18 @@ _BUNDLED = {
 def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     """The `data` stage: choose the splits, check every picture and write ``root/images.json``.
 
-    For ``sample`` the photos are also written as ``root/images/NAME.png``; pictures of the other
-    sources stay where they are and that folder is left empty.  A split is a list of names (or of
-    numbers: COCO's ids), a number of pictures drawn with the seed, or `all` that the others leave.
-    Lists go first, then numbers (test, validation, train: asking for more training pictures
-    leaves the other splits as they are), then `all`.  COCO's train and validation pictures come
-    from train2017, its test pictures from val2017, as the published accuracies and rates do.
+    For ``sample`` the photos are also copied to ``root/images``; pictures of the other sources stay
+    where they are and that folder is left empty.  A split is a list of names (or of numbers: COCO's
+    ids), a number of pictures drawn with the seed, or `all` that the others leave.  Lists go first,
+    then numbers (test, validation, train: asking for more training pictures leaves the other splits
+    as they are), then `all`.  COCO's train and validation pictures come from train2017, its test
+    pictures from val2017, as the published accuracies and rates do; in ``sample`` the test pictures
+    are those of val2017 that come with the study, and a list may also name photos of the packages.
     Raises SicError for unknown or repeated names, too few pictures, an unreadable picture, or one
     to test that no stream can hold; ``images.json`` is left as it was.
     """
     if settings.source == "sample":
-        pools = dict.fromkeys(SPLITS, _bundled())
+        pools = _sample_pools(settings, root)
     elif settings.source == "folder":
         pools = dict.fromkeys(SPLITS, _listing(existing_root(settings), images.SUFFIXES))
     else:
@@ -140,9 +161,8 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
             raise SicError(f"{name!r} holds a line break or is not UTF-8; rename the picture")
     with replacing_folder(root / "images") as temporary:
         if settings.source == "sample":
-            for name, path in pictures.items():
-                images.write_png(temporary / f"{name}.png", images.read(path))
-            pictures = {name: root / "images" / f"{name}.png" for name in pictures}
+            copies = {name: _copy(name, path, temporary, root) for name, path in pictures.items()}
+            pictures = {name: root / "images" / copy for name, copy in copies.items()}
     base = images_root(settings, root)
     records = dict(zip(pictures, _inspect(pictures, base), strict=True))
     index = {split: [records[name] for name, _ in chosen[split]] for split in SPLITS}
@@ -152,6 +172,46 @@ def prepare(settings: Data, seed: int, root: Path = DATA) -> Index:
     content = {split: [asdict(record) for record in index[split]] for split in SPLITS}
     write_text(root / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return index
+
+
+def _sample_pools(settings: Data, root: Path) -> dict[str, dict[str, Path]]:
+    packages = _bundled()
+    named = settings.test if isinstance(settings.test, list) else None
+    if named is not None and packages.keys() >= set(named):
+        return dict.fromkeys(SPLITS, packages)
+    test = {} if named is None else dict(packages)
+    for photo in shipped(root):
+        test[photo.name] = root / SHIPPED / photo.file
+        need_shipped(test[photo.name], photo.sha256)
+    return {"train": packages, "validation": packages, "test": test}
+
+
+def shipped(root: Path = DATA) -> list[Shipped]:
+    """The photos that come with the study.  Raises SicError if their list is missing or damaged."""
+    path = root / SHIPPED / PHOTOS
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [Shipped(*row) for row in csv.reader(file, strict=True)][1:]
+    except (OSError, UnicodeDecodeError, csv.Error, TypeError):
+        remedy = f"bring it back with `git checkout {path}`"
+        raise SicError(f"cannot read {path}, which comes with the study; {remedy}") from None
+
+
+def own_annotations(root: Path = DATA) -> Path:
+    """COCO's entries of the photos that come with the study.  Raises SicError if the file is
+    missing or was changed."""
+    path = root / SHIPPED / ANNOTATIONS
+    need_shipped(path, _ANNOTATIONS_SHA256)
+    return path
+
+
+def _copy(name: str, path: Path, folder: Path, root: Path) -> str:
+    """Bring a photo into ``folder`` and return its name there: the study's own as they are, with
+    the name that their annotations have; those of the packages as PNG."""
+    if path.parent == root / SHIPPED:
+        return shutil.copyfile(path, folder / path.name).name
+    images.write_png(folder / f"{name}.png", images.read(path))
+    return f"{name}.png"
 
 
 def _bundled() -> dict[str, Path]:

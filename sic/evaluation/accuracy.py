@@ -85,7 +85,8 @@ class Truth:
         Raises SicError if there is none."""
         found = self.pictures.get(path) or self.pictures.get(Path(path).name)
         if found is None:
-            raise SicError(f"{self.path} does not list the picture {path}; see detect.annotations")
+            remedy = "name other detect.annotations, or set detect.detector: none"
+            raise SicError(f"{self.path} does not list the picture {path}; {remedy}")
         return found
 
     def check_classes(self, known: Sequence[str]) -> None:

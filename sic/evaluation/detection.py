@@ -138,8 +138,10 @@ def _truth(study: Params) -> Truth:
 
 def _annotation_file(study: Params) -> Path:
     settings = study.detect
+    if (path := Path(settings.annotations)) == sets.DATA / sets.SHIPPED / sets.ANNOTATIONS:
+        return sets.own_annotations()
     if settings.annotations != sets.OWN_ANNOTATIONS:
-        return Path(settings.annotations)
+        return path
     if settings.root is not None:
         raise SicError(f"detect.annotations: name the COCO-style file of boxes of {settings.root}")
     if study.data.source != "coco":

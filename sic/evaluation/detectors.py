@@ -22,7 +22,7 @@ from torchvision.ops import FrozenBatchNorm2d, batched_nms
 
 from sic import images
 from sic.errors import SicError
-from sic.files import fetch, read_tensors
+from sic.files import fetch, need_shipped, read_tensors
 from sic.images import Pixels
 from sic.params import Detect
 
@@ -30,6 +30,10 @@ from sic.params import Detect
 # stage when the file changes, always has one to depend on.
 NONE = "data/weights/none"
 DOWNLOAD = "data/weights/download"
+
+#: YOLOX-nano as it comes with the study, and its SHA-256.
+SHIPPED = "data/weights/detector/yolox_nano.onnx"
+_SHIPPED_SHA256 = "e8af074932d4ed7e232278e3055cefcdea3edf178874a3694ae292649fb464dd"
 
 YOLOX = "yolox"
 CARD = "names"  # the entry of an ONNX file's metadata that names its classes
@@ -102,6 +106,8 @@ def weights(settings: Detect, folder: Path) -> Path:
     if settings.weights == DOWNLOAD:
         return fetch(url, folder / url.rpartition("/")[2], checksum)
     path = Path(settings.weights)
+    if path == Path(SHIPPED):
+        need_shipped(path, _SHIPPED_SHA256)
     if not path.is_file():
         raise SicError(f"detect.weights: there is no file {path}; {source}")
     return path
