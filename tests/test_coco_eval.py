@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnxruntime
 import pandas as pd
@@ -281,49 +282,41 @@ def test_the_numbers_are_those_of_coco_s_summary(tmp_path: Path) -> None:
 
 
 def program_of_its_own(weights: Path, folder: Path, truth: Path) -> tuple[float, float]:
-    """AP and AP50 of YOLOX-nano on the pictures of a COCO-style file, with nothing of ours."""
+    """AP and AP50 of YOLOX-nano on the pictures of a COCO-style file, with nothing of ours.
+
+    Only the resizing is OpenCV's, as in YOLOX's own evaluation: bilinear values rounded otherwise,
+    by one grey level in a twelfth of the pixels, make AP 0.3555 of 0.3536 in both programs.
+    """
     session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
     coco, results = COCO(truth), []
     categories = sorted(coco.getCatIds())
     for number in coco.getImgIds():
         pixels = np.asarray(Image.open(folder / coco.imgs[number]["file_name"]).convert("RGB"))
-        height, width = pixels.shape[:2]
-        r = min(416 / height, 416 / width)
-        h, w = int(height * r), int(width * r)
-        # Bilinear, by hand: the value at (i + 1/2) / scale − 1/2 along each axis.
-        values = pixels.astype(np.float64)
-        for axis, (new, old) in enumerate(((h, height), (w, width))):
-            place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-            low = np.floor(place).astype(int)
-            part = (place - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-            high = np.minimum(low + 1, old - 1)
-            values = values.take(low, axis) * (1 - part) + values.take(high, axis) * part
-        x = np.full((1, 3, 416, 416), 114.0, np.float32)
-        x[0, :, :h, :w] = values.round()[..., ::-1].transpose(2, 0, 1)
+        r = min(416 / pixels.shape[0], 416 / pixels.shape[1])
+        h, w = int(pixels.shape[0] * r), int(pixels.shape[1] * r)
+        x = np.full((1, 3, 416, 416), 114, np.float32)
+        x[0, :, :h, :w] = cv2.resize(pixels, (w, h))[..., ::-1].transpose(2, 0, 1)
         output = session.run(None, {session.get_inputs()[0].name: x})[0][0].astype(np.float64)
         start = 0
         for stride in (8, 16, 32):
             side = 416 // stride
-            for cell in range(side * side):
-                row = output[start + cell]
-                row[0] = (row[0] + cell % side) * stride
-                row[1] = (row[1] + cell // side) * stride
-                row[2:4] = np.exp(row[2:4]) * stride
+            part = output[start : start + side * side]
+            part[:, 0] = (part[:, 0] + np.arange(side * side) % side) * stride
+            part[:, 1] = (part[:, 1] + np.arange(side * side) // side) * stride
+            part[:, 2:4] = np.exp(part[:, 2:4]) * stride
             start += side * side
-        scores = output[:, 4:5] * output[:, 5:]
-        for label in range(80):
-            order = np.argsort(-scores[:, label])
-            chosen = scores.argmax(axis=1) == label  # a box counts for its likeliest class
-            left = [i for i in order if chosen[i] and scores[i, label] >= 0.01]
-            while left:
-                best, *left = left
-                cx, cy, bw, bh = output[best, :4]
-                box = [(cx - bw / 2) / r, (cy - bh / 2) / r, bw / r, bh / r]
-                results.append(
-                    {"image_id": number, "category_id": categories[label], "bbox": box}
-                    | {"score": scores[best, label]}
-                )
-                left = [i for i in left if overlap(output[best], output[i]) <= 0.65]
+        classes = output[:, 5:].argmax(axis=1)  # a box counts for its likeliest class
+        scores = output[:, 4] * output[:, 5:].max(axis=1)
+        left = [i for i in np.argsort(-scores) if scores[i] >= 0.01]
+        while left:
+            best, *left = left
+            x, y, w, h = output[best, :4]
+            box = [(x - w / 2) / r, (y - h / 2) / r, w / r, h / r]
+            entry = {"image_id": number, "category_id": categories[classes[best]], "bbox": box}
+            results.append(entry | {"score": scores[best]})
+            same = [i for i in left if classes[i] == classes[best]]
+            gone = {i for i in same if overlap(output[best], output[i]) > 0.65}
+            left = [i for i in left if i not in gone]
     evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
