@@ -81,7 +81,7 @@ def test_products_are_kept_out_of_git_from_the_start() -> None:
 SMALL = {
     "data": {
         "source": "sample", "root": None, "url": None,
-        "train": ["chelsea"], "validation": ["color"], "test": ["coffee"],
+        "train": ["chelsea"], "validation": ["color"], "test": ["sundae"],
     },
     "codec": {
         "N": 8, "M": 20, "num_slices": 5, "hyper": 8, "context": [8, 8], "attention": 8,

@@ -31,6 +31,7 @@ def mirrored() -> dict[str, bytes]:
         ids = {image["id"] for image in chosen}
         listed = {
             "images": chosen,
+            "categories": real["categories"],
             "annotations": [a for a in real["annotations"] if a["image_id"] in ids],
         }
         people[f"annotations/instances_{split}.json"] = json.dumps(listed)
@@ -77,6 +78,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, mirror: Site) -> Study:
     def on_coco(content: dict[str, Any]) -> None:
         content["data"].update(source="coco", url=mirror.address, train="all", validation=1, test=1)
         content["segment"].update(segmenter="annotations")
+        content["detect"].update(annotations=sets.OWN_ANNOTATIONS)
         content["lic"].update(quality=["q1"])
         content["evaluate"]["vvc"].update(preset="faster", qp=[37, 47])
         content["evaluate"]["vvc_m"].update(qp=[])

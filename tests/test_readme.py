@@ -13,7 +13,11 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "data/weights/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "data").rglob("README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 #: What a run makes, as .gitignore lists it: documents may name it, and a fresh clone lacks it.
