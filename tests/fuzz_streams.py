@@ -95,14 +95,14 @@ def decode_all(files: int, seed: int) -> None:
     """Parser and decoder on ``files`` damaged streams; prints what became of them."""
     import numpy as np
     from skimage import data
-    from test_bitstream import additional, base, difference
+    from test_bitstream import base, enhancement
 
     from sic.errors import StreamError
     from sic.stream.scalable import ScalableCodec
 
     codecs = {
-        name: ScalableCodec(base(), enhancement)
-        for name, enhancement in (("fusion", additional(3)), ("difference", difference()))
+        name: ScalableCodec(base(), enhancement(name))
+        for name in ("fusion", "difference", "residual", "conditional_residual")
     }
     pictures = [data.astronaut()[:60, 100:190], data.coffee()[:1, :1], data.chelsea()[:90, :150]]
     right: dict[str, list[np.ndarray]] = {"machine": [], "human": []}

@@ -38,14 +38,31 @@ def additional(m: int) -> AdditionalCodec:
 
 
 @cache
+def residual(condition: bool) -> AdditionalCodec:
+    codec = AdditionalCodec(3, **SIZES, residual="feature", condition=condition)
+    return fill(codec, f"fr{condition}")
+
+
+@cache
 def difference() -> DifferenceCodec:
     return fill(DifferenceCodec(**SIZES), "dc")
 
 
-@pytest.fixture(scope="module", params=["m1", "m2", "m3", "m4", "m5", "difference"])
+def enhancement(name: str) -> AdditionalCodec | DifferenceCodec:
+    """By the name of its stream in ``streams``, or ``m`` and its slices."""
+    if name == "difference":
+        return difference()
+    if "residual" in name:
+        return residual(condition=name.startswith("conditional"))
+    return additional(3 if name == "fusion" else int(name[1]))
+
+
+RESIDUALS = ["residual", "conditional_residual"]
+
+
+@pytest.fixture(scope="module", params=["m1", "m2", "m3", "m4", "m5", "difference", *RESIDUALS])
 def codec(request) -> ScalableCodec:
-    name = request.param
-    return ScalableCodec(base(), difference() if name == "difference" else additional(int(name[1])))
+    return ScalableCodec(base(), enhancement(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +217,11 @@ def both(encoding):
     return [encoding.base, encoding.enhancement]
 
 
-@pytest.mark.parametrize("name", ["fusion", "difference"])
+@pytest.mark.parametrize("name", ["fusion", "difference", *RESIDUALS])
 def test_streams_of_earlier_days_are_read(name):
-    """Files written when version 1 was made; should this fail, the version must change."""
-    codec = ScalableCodec(base(), additional(3) if name == "fusion" else difference())
+    """Files written when version 1 was made, and the residual kinds; should this fail, the version
+    must change."""
+    codec = ScalableCodec(base(), enhancement(name))
     stream = (STREAMS / f"{name}.sic").read_bytes()
     assert codec.decode(stream, "machine").shape == (60, 90, 3)
     assert codec.decode(stream, "human").shape == (60, 90, 3)
@@ -274,6 +292,16 @@ def test_other_weights_of_the_enhancement_are_refused(encoding):
 def test_an_enhancement_of_another_kind_is_refused(encoding):
     with pytest.raises(StreamError, match="kind fusion, these weights are of kind difference"):
         ScalableCodec(base(), difference()).decode(encoding.stream, "human")
+
+
+@pytest.mark.parametrize("name", RESIDUALS)
+def test_a_residual_layer_says_what_it_is(name, encoding):
+    codec = ScalableCodec(base(), enhancement(name))
+    layer = read_layers(codec.encode(PHOTO))[1]
+    assert (layer.kind, layer.slices) == (Kind[name.upper()], 3)
+    label = name.replace("_", " ")
+    with pytest.raises(StreamError, match=f"kind fusion, these weights are of kind {label}"):
+        codec.decode(encoding.stream, "human")
 
 
 def test_an_enhancement_of_another_picture_is_refused(fusion, encoding):

@@ -94,11 +94,13 @@ class Kind(IntEnum):
     BASE = 0
     FUSION = 1
     DIFFERENCE = 2
+    RESIDUAL = 3
+    CONDITIONAL_RESIDUAL = 4
 
     @property
     def label(self) -> str:
         """The name in prose."""
-        return self.name.lower()
+        return self.name.lower().replace("_", " ")
 
 
 class Part(NamedTuple):
@@ -114,10 +116,10 @@ class Part(NamedTuple):
 class Layer:
     """One layer of a stream: its coded parts z and y, and what the header says of them.
 
-    ``slices`` is how many of y it codes (m of a fusion layer); ``height`` and ``width`` are of the
-    picture without padding.  Each of 8 bytes, ``weights`` is the start of its weights' fingerprint,
-    ``symbols`` the digest of what the decoder must reconstruct exactly, and ``below`` that of the
-    base layer it builds on, or zeros in a base.
+    ``slices`` is how many of y it codes (m of a fusion or residual layer); ``height`` and ``width``
+    are of the picture without padding.  Each of 8 bytes, ``weights`` is the start of its weights'
+    fingerprint, ``symbols`` the digest of what the decoder must reconstruct exactly, and ``below``
+    that of the base layer it builds on, or zeros in a base.
     """
 
     kind: Kind

@@ -177,13 +177,14 @@ def describe(path: Path) -> str:
     except StreamError as error:
         raise StreamError(f"{path}: {error}") from error
     size, first = sum(layer.size for layer in layers), layers[0]
+    wide = max(10, *(len(layer.kind.label) for layer in layers)) + 2
     lines = [
         f"{path}: {first.width}×{first.height} pixels, RGB8, {size} bytes, "
         f"{bpp(size, first.height, first.width):.4f} bpp",
-        f"  {'layer':<12}{'part':<8}{'bytes':>9}{'bits':>10}{'bpp':>9}",
+        f"  {'layer':<{wide}}{'part':<8}{'bytes':>9}{'bits':>10}{'bpp':>9}",
     ]
     lines += [
-        f"  {part.layer:<12}{part.part:<8}{part.bits // 8:>9}{part.bits:>10}{part.bpp:>9.4f}"
+        f"  {part.layer:<{wide}}{part.part:<8}{part.bits // 8:>9}{part.bits:>10}{part.bpp:>9.4f}"
         for part in info(layers)
     ]
     lines += [

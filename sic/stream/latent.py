@@ -5,7 +5,7 @@ floating-point results, they would lose each other at the first symbol.  So thes
 
 - in float64 on the CPU, one picture at a time, whatever device the transforms use;
 - from exact values to exact values: ẑ is integers about the medians, each σ is one of 64, and
-  each ŷ_k is rounded to multiples of 1/256 before the next slice sees it.
+  each ŷ_k is rounded to multiples of 1/256 before the next slice, or a second layer, sees it.
 
 Machines then differ by some 10⁻¹⁴ before each rounding, and only a value that close to a border can
 come out differently; the digest of all exact values tells when it does (docs/format.md, section 5).
@@ -97,9 +97,9 @@ class LatentCoder:
         self.z_tables = learned_tables(bottleneck)
 
     @torch.inference_mode()
-    def encode(self, y: Tensor, z: Tensor) -> CodedLatent:
-        """Quantise and code y (1, M, H/16, W/16) and z (1, hyper, H/64, W/64).  Raises SicError if
-        values are not finite or beyond what a stream can hold."""
+    def encode(self, y: Tensor, z: Tensor, y_hat_base: Tensor | None = None) -> CodedLatent:
+        """Quantise and code y (1, M, H/16, W/16) and z (1, hyper, H/64, W/64), above a base with
+        its exact ŷ.  Raises SicError if values are not finite or beyond what a stream can hold."""
         z_symbols = _symbols(z.cpu().double() - self.medians, "z")
         z_encoder = SymbolEncoder()
         z_encoder.encode(z_symbols.flatten(), _channels(z_symbols.shape), self.z_tables)
@@ -115,17 +115,25 @@ class LatentCoder:
             y_bits.append(_bits(likelihood))
             return q
 
-        latent = self._latent(z_symbols, write)
+        latent = self._latent(z_symbols, y_hat_base, write)
         if not latent.in_range():
             raise SicError("ŷ holds values that are not finite; the weights are bad, retrain them")
         bits = Bits(z_bits, tuple(y_bits))
         return CodedLatent(latent, z_encoder.finish(), y_encoder.finish(), bits)
 
     @torch.inference_mode()
-    def decode(self, z_part: bytes, y_part: bytes, height: int, width: int) -> Latent:
-        """Read back the latent of a picture of height × width pixels, before padding.  Raises
-        StreamError if the parts are not what this codec writes for such a picture; a latent that
-        comes back may still be wrong: compare its digest."""
+    def decode(
+        self,
+        z_part: bytes,
+        y_part: bytes,
+        height: int,
+        width: int,
+        y_hat_base: Tensor | None = None,
+    ) -> Latent:
+        """Read back the latent of a picture of height × width pixels, before padding, above a base
+        with the same ŷ as :meth:`encode`.  Raises StreamError if the parts are not what this codec
+        writes for such a picture; a latent that comes back may still be wrong: compare its digest.
+        """
         rows, cols = (side // MULTIPLE for side in padded(height, width))
         z_shape = (self.codec.widths.hyper, 2 * rows, 2 * cols)
         z_decoder, y_decoder = SymbolDecoder(z_part), SymbolDecoder(y_part)
@@ -135,16 +143,20 @@ class LatentCoder:
 
         z_symbols = z_decoder.decode(_channels(z_shape), self.z_tables).reshape(z_shape)
         z_decoder.finish()
-        latent = self._latent(z_symbols, read)
+        latent = self._latent(z_symbols, y_hat_base, read)
         y_decoder.finish()
         if not latent.in_range():
             raise StreamError("the stream decodes to values that are not finite")
         return latent
 
-    def _latent(self, z: Symbols, code: Callable[[int, Tensor, Tensor], Symbols]) -> Latent:
+    def _latent(
+        self,
+        z: Symbols,
+        y_hat_base: Tensor | None,
+        code: Callable[[int, Tensor, Tensor], Symbols],
+    ) -> Latent:
         """The latent with these ẑ, whose slices ``code`` writes or reads: q of k, μ_k, σ_k."""
-        z_hat = self._z_hat(z)
-        means, scales = self.codec.h_mean_s(z_hat), self.codec.h_scale_s(z_hat)
+        means, scales = self.codec.hyper_parameters(self._z_hat(z), y_hat_base)
         y_hat: list[Tensor] = []
         symbols: list[Symbols] = []
         for k in range(self.codec.num_slices):

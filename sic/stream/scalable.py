@@ -65,7 +65,7 @@ class ScalableCodec:
             raise SicError(f"{weights.label(base)} is no base; give the weights of SA-ICM or a LIC")
         kind = Kind.DIFFERENCE
         if isinstance(enhancement, AdditionalCodec):
-            kind = Kind.FUSION
+            kind = _kind(enhancement)
             needs, has = (enhancement.base_M, enhancement.base_slices), (base.M, base.num_slices)
             if needs != has:
                 raise SicError(
@@ -142,12 +142,12 @@ class ScalableCodec:
         """Encode pictures that have one size when padded."""
         sizes = [(image.shape[0], image.shape[1]) for image in pictures]
         x = torch.cat([images.pad(images.to_tensor(image)) for image in pictures])
-        bases = self.base.encode(x, sizes, [NOTHING] * len(sizes))
+        bases = self.base.encode(x, sizes, [None] * len(sizes))
         if self.enhancement is None:
             return [Encoding(base, None) for base in bases]
+        below = [base.latent for base in bases]
         if self.enhancement.kind is Kind.DIFFERENCE:
-            x = x - self._x_hat_t(torch.cat([base.latent.y_hat for base in bases]))
-        below = [base.latent.digest() for base in bases]
+            x = x - self._x_hat_t(torch.cat([latent.y_hat for latent in below]))
         enhancements = self.enhancement.encode(x, sizes, below)
         return [Encoding(*layers) for layers in zip(bases, enhancements, strict=True)]
 
@@ -210,7 +210,11 @@ class ScalableCodec:
         return layers
 
     def _read(self, layers: list[Layer]) -> list[Latent]:
-        return [codec.decode(layer) for codec, layer in zip(self.codecs, layers, strict=False)]
+        """The latent of each layer, those below it known."""
+        latents: list[Latent] = []
+        for codec, layer in zip(self.codecs, layers, strict=False):
+            latents.append(codec.decode(layer, *latents))
+        return latents
 
     def _x_hat_t(self, y_hat: Tensor) -> Tensor:
         """(5): the padded pictures for machines, as 8 bits have them, on the CPU."""
@@ -236,14 +240,17 @@ class _LayerCodec:
         self.device, self.dtype = like.device, like.dtype
 
     def encode(
-        self, x: Tensor, sizes: Sequence[tuple[int, int]], below: Sequence[bytes]
+        self, x: Tensor, sizes: Sequence[tuple[int, int]], below: Sequence[Latent | None]
     ) -> list[EncodedLayer]:
-        """The layer of each picture in a batch, with its size before padding."""
+        """The layer of each picture in a batch, with its size before padding and the latent of the
+        base below it; None for a base."""
         y = fast.analyse(self.codec.g_a, x.to(self.device, self.dtype))
+        if isinstance(self.codec, AdditionalCodec):
+            y = self.codec.take_away(y, torch.cat([base.y_hat for base in below if base]))
         pairs = zip(y.split(1), self.codec.h_a(y).split(1), strict=True)
         encoded = []
         for pair, (height, width), base in zip(pairs, sizes, below, strict=True):
-            coded = self.latent_coder.encode(*pair)
+            coded = self.latent_coder.encode(*pair, base.y_hat if base else None)
             layer = Layer(
                 kind=self.kind,
                 slices=self.codec.num_slices,
@@ -252,7 +259,7 @@ class _LayerCodec:
                 platform=Platform.here(),
                 weights=self.weights,
                 symbols=coded.latent.digest(),
-                below=base,
+                below=base.digest() if base else NOTHING,
                 z=coded.z_part,
                 y=coded.y_part,
             )
@@ -272,10 +279,13 @@ class _LayerCodec:
                 f"not these ({self.weights.hex()}); give the weights it was written with"
             )
 
-    def decode(self, layer: Layer) -> Latent:
+    def decode(self, layer: Layer, below: Latent | None = None) -> Latent:
+        """The latent in a record, above that of the base; a StreamError tells that it is not what
+        the writer had."""
+        record = (layer.z, layer.y, layer.height, layer.width)
         cause = None
         try:
-            latent = self.latent_coder.decode(layer.z, layer.y, layer.height, layer.width)
+            latent = self.latent_coder.decode(*record, below.y_hat if below else None)
             if latent.digest() == layer.symbols:
                 return latent
         except StreamError as error:
@@ -289,6 +299,13 @@ class _LayerCodec:
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """g_s, back on the CPU."""
         return fast.synthesise(self.codec.g_s, y_hat.to(self.device, self.dtype)).cpu()
+
+
+def _kind(codec: AdditionalCodec) -> Kind:
+    """What a layer of an additional codec is."""
+    if codec.residual == "none":
+        return Kind.FUSION
+    return Kind.CONDITIONAL_RESIDUAL if codec.condition else Kind.RESIDUAL
 
 
 def _by_size(
