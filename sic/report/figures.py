@@ -123,6 +123,19 @@ def pictures_side_by_side(
     return figure
 
 
+def in_a_row(pictures: Mapping[str, Pixels], caption: str) -> Figure:
+    """Pictures, uint8 (H, W, 3), with their labels."""
+    figure = Figure(figsize=(2.8 * len(pictures), 3), layout="constrained")
+    _caption(figure, caption)
+    for axes, (label, picture) in zip(
+        figure.subplots(1, len(pictures)), pictures.items(), strict=True
+    ):
+        axes.imshow(picture)
+        axes.set_title(literal(label), fontsize=9)
+        axes.axis("off")
+    return figure
+
+
 def _two_rows(width: float, height: float, columns: int, caption: str) -> tuple[Figure, Any]:
     """A figure of pictures, so many inches wide for each column, and its axes, (2, columns)."""
     figure = Figure(figsize=(width * columns, height), layout="constrained")

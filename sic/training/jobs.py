@@ -59,6 +59,13 @@ class Job:
         """The history of :func:`sic.training.loop.train`, begun or taken up where it stopped."""
         return loop.train(self.codec, self.loss, self.run, show=show)
 
+    def past(self) -> pd.DataFrame | None:
+        """The history of the run that made the file it starts from; None if that did not come
+        along."""
+        path = Path(self.start).with_name("history.csv")
+        path = path if path.is_file() else Path(self.start).with_suffix(".csv")
+        return pd.read_csv(path) if path.is_file() else None
+
     def without_edges(self) -> list[str]:
         """The validation photos whose edge mask is empty: on these no error is seen."""
         return [p.image.name for p in self.run.validation if not p.has_edges()]
@@ -251,6 +258,7 @@ def ship(
         codec = weights.load(source)
         round_to_half(codec)
         history = pd.read_csv(artifacts / name / "history.csv")
+        write_text(folder / f"{name}.csv", history.to_csv(index=False))
         last = history[history.split == "validation"].iloc[-1]
         measured = last[["loss", "bpp", "psnr"]].dropna()  # no PSNR where there was no edge
         origin["validation"] = {str(key): float(value) for key, value in measured.items()}
