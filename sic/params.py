@@ -139,6 +139,7 @@ class Train(Section):
     schedule: Literal["multistep", "cosine"]
     milestones: list[Share]
     linear_rate: Unit
+    half: bool
     warmup: Natural
     ema: Share | None
 

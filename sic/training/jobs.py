@@ -152,15 +152,18 @@ def _on_edges(run: Run) -> Run:
     SicError if no training photo is left."""
     photos = [photo for photo in run.photos if photo.has_edges()]
     validation = [photo for photo in run.validation if photo.has_edges()]
-    if not photos:
+    if run.photos and not photos:
         raise SicError("no training photo has an edge; lower edges.alpha in params.yaml")
     return replace(run, photos=photos, validation=validation or run.validation)
 
 
 def finish(job: Job, history: pd.DataFrame) -> None:
     """Leave ``codec.safetensors`` and ``history.csv`` in ``artifacts/<run.name>``; the checkpoints
-    of the run are not needed any more and go."""
+    of the run are not needed any more and go.  With ``train.half`` the codec is rounded first, in
+    place."""
     run, path = job.run, checkpoint(job.run.name)
+    if run.settings.half:
+        round_to_half(job.codec)
     origin = dict(run.about) | {"init": job.start, "steps": run.steps, "seed": run.seed}
     origin |= {"photos": len(run.photos), "train": run.settings.model_dump()}
     weights.save(path, job.codec, origin)
@@ -242,10 +245,8 @@ def ship(
     cards, which describes every codec that is there and is returned.
 
     Rounding halves the files and changes pictures less than training noise does.  Bases are
-    shipped first and taken up as they are (``train: false``), so that what builds on one was
-    trained on just the weights that stand beside it.  Codecs that were shipped before keep their
-    files.
-    Raises SicError for a name that is no codec, and for a codec that has not been trained, or on
+    shipped first; ``train.half`` lets what builds on one train on just the weights that stand
+    beside it.  Codecs that were shipped before keep their files.  Raises SicError for a name that is no codec, and for a codec that has not been trained, or on
     another base than the one that is shipped.
     """
     known = study.codecs
@@ -278,8 +279,8 @@ def round_to_half(codec: TCM) -> None:
 def _check_base(source: Path, origin: dict[str, Any], shipped: Path) -> None:
     if "base" in origin and origin["base"] != weights.metadata(shipped)["fingerprint"]:
         raise SicError(
-            f"{source} was trained on another base than {shipped}; ship the base first, take it up "
-            "with `sa_icm: {init: …, train: false}`, and train again"
+            f"{source} was trained on another base than {shipped}; train both with `train.half: "
+            "true`, and ship the base first"
         )
 
 
