@@ -12,17 +12,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sic.errors import SicError
+from sic.measuring import Compare, Detect, Evaluate
 from sic.schema import (
     Above0,
     Device,
     Natural,
-    Number,
-    Once,
     PointName,
     Points,
     Positive,
-    Qps,
-    Qualities,
     Section,
     Share,
     Split,
@@ -248,81 +245,6 @@ class Fusion(Training):
         if not self.items:
             raise ValueError("codecs needs one without residual: feature, the paper's")
         return self
-
-
-class Libvvenc(Section):
-    """VVC by libvvenc: its effort, and the points to code at."""
-
-    preset: Literal["faster", "fast", "medium", "slow", "slower"]
-    qp: Qps
-
-
-class Vvc(Libvvenc):
-    """VVC as an anchor: by VTM if its folder is given, else by libvvenc."""
-
-    vtm: str | None
-
-
-class Hevc(Section):
-    """HEVC by x265."""
-
-    preset: Literal[
-        "ultrafast", "superfast", "veryfast", "faster", "fast",
-        "medium", "slow", "slower", "veryslow", "placebo",
-    ]  # fmt: skip
-    qp: Annotated[list[Annotated[int, Field(ge=0, le=51)]], Once]
-
-
-class Avif(Section):
-    """AVIF by libavif's default encoder."""
-
-    speed: Annotated[int, Field(ge=0, le=10)]
-    quality: Qualities
-
-
-class JpegXl(Section):
-    """Lossy JPEG XL by libjxl; its distance is in just noticeable differences."""
-
-    effort: Annotated[int, Field(ge=1, le=9)]
-    distance: Annotated[list[Annotated[float, Field(gt=0, le=15)]], Once]
-
-
-class Evaluate(Section):
-    """Where streams are written and read, the measures, and the classical codecs' settings."""
-
-    lpips: str | None
-    vvc: Vvc
-    vvc_m: Libvvenc
-    hevc: Hevc
-    avif: Avif
-    jpeg_xl: JpegXl
-    webp: Qualities
-    jpeg: Qualities
-
-
-class Compare(Section):
-    """How curves are compared."""
-
-    bootstrap: Positive
-
-
-class Detect(Section):
-    """The detector that stands for the machine, and the annotated pictures it looks at."""
-
-    detector: Literal[
-        "none",
-        "yolox",
-        "fasterrcnn_resnet50_fpn",
-        "fasterrcnn_resnet50_fpn_v2",
-        "maskrcnn_resnet50_fpn",
-        "retinanet_resnet50_fpn_v2",
-        "ssdlite320_mobilenet_v3_large",
-    ]
-    weights: str
-    root: str | None
-    annotations: str
-    images: Number
-    score_threshold: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Machine(Section):

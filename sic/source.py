@@ -28,7 +28,7 @@ from sic.files import replacing_folder
 Root = str | ModuleType | Callable[..., Any]  # a dotted name, a module, a function or a class
 #: What decides no result: messages, how files are written and work is shared, and the reader of
 #: params.yaml, whose values count one by one.
-_PLUMBING = ("errors", "files", "params", "progress", "schema", "source", "work")
+_PLUMBING = ("errors", "files", "measuring", "params", "progress", "schema", "source", "work")
 PLUMBING = tuple(f"sic.{name}" for name in _PLUMBING)
 
 _OWN = Path(__file__).parents[__name__.count(".") - 1]

@@ -18,7 +18,7 @@ from sic.anchors.classical import Anchor, Setup
 from sic.anchors.programs import CodecError, MissingCodec
 from sic.files import write_bytes
 from sic.images import Pixels
-from sic.params import Evaluate
+from sic.measuring import Evaluate
 
 #: Streams that were coded before; DVC does not know of them, so that a rerun finds them.
 CACHE = work.WORK / "anchors"

@@ -24,7 +24,7 @@ from sic import images
 from sic.errors import SicError
 from sic.files import fetch, need_shipped, read_tensors
 from sic.images import Pixels
-from sic.params import Detect
+from sic.measuring import Detect
 
 # `detect.weights` that stands for no file of the user's: markers, so that DVC, which reruns the
 # stage when the file changes, always has one to depend on.

@@ -246,8 +246,9 @@ def ship(
 
     Rounding halves the files and changes pictures less than training noise does.  Bases are
     shipped first; ``train.half`` lets what builds on one train on just the weights that stand
-    beside it.  Codecs that were shipped before keep their files.  Raises SicError for a name that is no codec, and for a codec that has not been trained, or on
-    another base than the one that is shipped.
+    beside it.  Codecs that were shipped before keep their files.  Raises SicError for a name that
+    is no codec, and for a codec that has not been trained, or on another base than the one that is
+    shipped.
     """
     known = study.codecs
     if unknown := [name for name in names if name not in known]:

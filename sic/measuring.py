@@ -1,0 +1,82 @@
+"""The sections of params.yaml on what is measured: ``evaluate``, ``compare`` and ``detect``."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sic.schema import Number, Once, Positive, Qps, Qualities, Section
+
+
+class Libvvenc(Section):
+    """VVC by libvvenc: its effort, and the points to code at."""
+
+    preset: Literal["faster", "fast", "medium", "slow", "slower"]
+    qp: Qps
+
+
+class Vvc(Libvvenc):
+    """VVC as an anchor: by VTM if its folder is given, else by libvvenc."""
+
+    vtm: str | None
+
+
+class Hevc(Section):
+    """HEVC by x265."""
+
+    preset: Literal[
+        "ultrafast", "superfast", "veryfast", "faster", "fast",
+        "medium", "slow", "slower", "veryslow", "placebo",
+    ]  # fmt: skip
+    qp: Annotated[list[Annotated[int, Field(ge=0, le=51)]], Once]
+
+
+class Avif(Section):
+    """AVIF by libavif's default encoder."""
+
+    speed: Annotated[int, Field(ge=0, le=10)]
+    quality: Qualities
+
+
+class JpegXl(Section):
+    """Lossy JPEG XL by libjxl; its distance is in just noticeable differences."""
+
+    effort: Annotated[int, Field(ge=1, le=9)]
+    distance: Annotated[list[Annotated[float, Field(gt=0, le=15)]], Once]
+
+
+class Evaluate(Section):
+    """Where streams are written and read, the measures, and the classical codecs' settings."""
+
+    lpips: str | None
+    vvc: Vvc
+    vvc_m: Libvvenc
+    hevc: Hevc
+    avif: Avif
+    jpeg_xl: JpegXl
+    webp: Qualities
+    jpeg: Qualities
+
+
+class Compare(Section):
+    """How curves are compared."""
+
+    bootstrap: Positive
+
+
+class Detect(Section):
+    """The detector that stands for the machine, and the annotated pictures it looks at."""
+
+    detector: Literal[
+        "none",
+        "yolox",
+        "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_resnet50_fpn_v2",
+        "maskrcnn_resnet50_fpn",
+        "retinanet_resnet50_fpn_v2",
+        "ssdlite320_mobilenet_v3_large",
+    ]
+    weights: str
+    root: str | None
+    annotations: str
+    images: Number
+    score_threshold: Annotated[float, Field(ge=0, lt=1)]
