@@ -89,7 +89,7 @@ SMALL = {
     },
     "quality": {"q1": {"lmbda": 0.005}, "q2": {"lmbda": 0.01}},
     "stages": {
-        "sa_icm": {"quality": ["q1", "q2"], "base": "q2"}, "lic": {"quality": ["q1", "q2"]},
+        "sa_icm": {"quality": ["q1", "q2"], "base": "q1"}, "lic": {"quality": ["q1", "q2"]},
         "fusion": {"codecs": {f"m{m}-q1": {"m": m, "quality": "q1"} for m in (2, 1)}},
         "difference": {"quality": ["q1"]},
     },
@@ -260,8 +260,14 @@ def test_alpha_reruns_the_edges_and_never_the_segments(restored: Study) -> None:
 
 def test_one_lambda_retrains_that_point_alone(restored: Study) -> None:
     restored.edit(lambda content: content["quality"]["q2"].update(lmbda=0.02))
-    # One codec trains; the others name rate points in their tables.
-    assert restored.changed() == {"lic@q2", *NAMES_POINTS}
+    # One LIC trains, and a base on which no second layer stands; the others name rate points.
+    assert restored.changed() == {"sa_icm@q2", "lic@q2", *NAMES_POINTS}
+
+
+def test_another_base_retrains_what_stands_on_it_and_no_base(restored: Study) -> None:
+    restored.edit(lambda content: content["sa_icm"].update(base="q2"))
+    layers = {"fusion@m2-q1", "fusion@m1-q1", "difference@q1"}
+    assert restored.changed() == {*layers, *NAMES_POINTS}
 
 
 def test_metrics_diff_shows_what_a_changed_lambda_moved(restored: Study) -> None:
@@ -269,7 +275,7 @@ def test_metrics_diff_shows_what_a_changed_lambda_moved(restored: Study) -> None
     restored.dvc("repro", "evaluate")
     moved = json.loads(restored.dvc("metrics", "diff", "--json"))["results/metrics.json"]
     assert moved
-    assert {tuple(key.split(".")[:2]) for key in moved} == {("LIC", "q2")}
+    assert {tuple(key.split(".")[:2]) for key in moved} == {("SA-ICM", "q2"), ("LIC", "q2")}
 
 
 def test_a_reviewer_pulls_every_result_and_has_nothing_to_run(study: Study, tmp_path: Path) -> None:
