@@ -320,6 +320,31 @@ PANELS = {"loss": "loss L", "bpp": "rate (bits per pixel)", "psnr": "PSNR (dB)"}
 STYLES = {"train": "-", "validation": "--o"}
 
 
+def why(mean: pd.DataFrame, channels: pd.DataFrame) -> Figure:
+    """What y in place of ŷ does to each codec's picture, and the shares of the rounding error that
+    are cancelled, channel by channel; of the tables of :mod:`sic.evaluation.rounding`."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for offset, (column, label) in enumerate(
+        {"psnr_decoder_has_y": "decoder alone has y", "psnr_both_have_y": "both have y"}.items()
+    ):
+        places = np.arange(len(mean)) + 0.4 * offset
+        left.barh(places, mean[column] - mean.psnr, height=0.4, label=label)
+    left.set(yticks=np.arange(len(mean)) + 0.2, yticklabels=mean.index, xlabel="gain over ŷ (dB)")
+    left.axvline(0, color="black", lw=0.8)
+    left.invert_yaxis()
+    left.legend()
+    known = channels.dropna(subset=["cancels"])
+    for name, rows in known.groupby("codec", sort=False):
+        ordered = rows.sort_values("power", ascending=False)
+        spent = ordered.power.cumsum() / ordered.power.sum()
+        right.plot(spent, ordered.cancels, "o-", markersize=3, label=name)
+    right.set(xlabel="share of the error's power, strongest channels first", ylabel="cancelled")
+    right.axhline(1, color="black", lw=0.8, ls=":")
+    right.legend(fontsize=8)
+    return figure
+
+
 def curves(history: pd.DataFrame, title: str) -> Figure:
     """Loss, rate and PSNR over the steps of a history of :func:`sic.training.loop.train`."""
     figure = Figure(figsize=(11, 3), layout="constrained")

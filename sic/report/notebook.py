@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: What decides no result of a stage, by its notebook: messages, how files are written, the reader
 #: of params.yaml (DVC tracks its values one by one); of training, drawings neither.
-LEAVE = {"*": source.PLUMBING, "4*": ("sic.report",)}
+LEAVE = {"*": source.PLUMBING, "4[0-3]*": ("sic.report",)}
 #: Where an object lies in memory, as Python shows objects that have no better name.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 #: What a progress bar leaves behind when its widget is gone.
