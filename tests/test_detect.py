@@ -353,7 +353,7 @@ def test_wrong_surroundings_are_one_line(
         ({"annotations": "data/annotations/coco"}, r"detect\.annotations: name the COCO-style"),
         (
             {"annotations": "data/annotations/coco", "root": None},
-            r"detect\.root: the test photos have no annotations",
+            r"data/annotations/coco goes with data\.source: coco; name a file",
         ),
         ({"weights": "data/weights/none"}, r"detect\.weights: yolox needs its weights"),
     ],

@@ -398,6 +398,7 @@ def test_weights_that_come_with_the_study_are_whole(
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert detectors.weights(STUDY.detect, tmp_path) == Path(detectors.SHIPPED)
+    assert "Apache License" in Path(detectors.SHIPPED).with_name("LICENSE").read_text()[:100]
     content = Path(detectors.SHIPPED).read_bytes()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SicError, match=r"yolox_nano\.onnx, which comes .* is not there; bring it"):

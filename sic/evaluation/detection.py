@@ -146,8 +146,8 @@ def _annotation_file(study: Params) -> Path:
         raise SicError(f"detect.annotations: name the COCO-style file of boxes of {settings.root}")
     if study.data.source != "coco":
         raise SicError(
-            "detect.root: the test photos have no annotations; name a folder of annotated"
-            " pictures, and their file in detect.annotations"
+            f"detect.annotations: {sets.OWN_ANNOTATIONS} goes with data.source: coco; name a file"
+            " on the test photos, or annotated pictures in detect.root and their file"
         )
     own = study.data.model_copy(update={"annotations": sets.OWN_ANNOTATIONS})
     # Of COCO's two files the last: test pictures are of val2017.
