@@ -13,14 +13,17 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sic import work
 from sic.errors import STOPPED, SicError, exit_on_error
 from sic.files import need_weights
 from sic.stream import files as stream_files
+from sic.stream.container import nearest_step
+from sic.stream.rate import Target
 
 if TYPE_CHECKING:
+    from sic.stream.rate import Step, Unit
     from sic.stream.scalable import Reader, ScalableCodec
 
 
@@ -30,12 +33,15 @@ def encode(words: Namespace) -> None:
 
     if words.split and words.enhancement is None:
         raise SicError("--split needs an --enhancement to split off")
+    if words.enhancement is None and (words.base_step, words.base_bpp) != (None, None):
+        raise SicError("--base-step and --base-bpp need an --enhancement; of one layer give --step")
+    steps = _step(words, "step", "bpp", "psnr", "bytes"), _step(words, "base_step", "base_bpp")
     jobs = stream_files.pair(words.source, words.output, SUFFIXES, stream_files.SUFFIX)
     codec = _codec(words)
     sources = stream_files.Sources(words.output) if words.source.is_dir() else None
     stream_files.each(
         jobs,
-        lambda some: stream_files.encode(codec, some, words.split, sources),
+        lambda some: stream_files.encode(codec, some, words.split, sources, steps),
         "encode",
         words.batch,
     )
@@ -132,6 +138,18 @@ def ship(words: Namespace) -> None:
     print(f"{len(names)} codecs shipped; {jobs.ship(names, study)} describes them")
 
 
+def _step(words: Namespace, *options: str) -> "Step":
+    """A layer's step, or what it is to reach, by the one of these options that is given; else 1."""
+    given = [option for option in options if getattr(words, option) is not None]
+    if len(given) > 1:
+        names = " and ".join("--" + option.replace("_", "-") for option in given)
+        raise SicError(f"{names} each choose the step of the same layer; give one of them")
+    for option in given:
+        unit, value = option.removeprefix("base_"), getattr(words, option)
+        return nearest_step(value) if unit == "step" else Target(cast("Unit", unit), value)
+    return 1.0
+
+
 def _codec(words: Namespace) -> "ScalableCodec":
     base = words.base or _shipped_base()
     for path in filter(None, (base, words.enhancement)):
@@ -167,6 +185,16 @@ def _parser() -> ArgumentParser:
     _add_coding(parser, "the .sic file, or folder, to write")
     what = "write the enhancement to a second file, NAME.enhancement.sic"
     parser.add_argument("--split", action="store_true", help=what)
+    what = "quantisation step of the last layer: above 1 fewer bits, below 1 more (default: 1)"
+    parser.add_argument("--step", type=float, metavar="STEP", help=what)
+    what = "choose the step for a file of at most so many {}, both layers together"
+    parser.add_argument("--bpp", type=float, metavar="BITS", help=what.format("bits per pixel"))
+    parser.add_argument("--bytes", type=float, metavar="N", help=what.format("bytes"))
+    what = "choose the step for a picture of at least so many dB"
+    parser.add_argument("--psnr", type=float, metavar="DB", help=what)
+    what = "the same for the base below an enhancement"
+    parser.add_argument("--base-step", type=float, metavar="STEP", help=what)
+    parser.add_argument("--base-bpp", type=float, metavar="BITS", help=what)
     parser = command("decode", decode, ".sic file(s) to PNG")
     parser.add_argument("source", type=Path, help="a .sic file, or a folder of them")
     _add_coding(parser, "the .png file, or folder, to write")

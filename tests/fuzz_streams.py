@@ -68,10 +68,17 @@ def rewritten(rng: random.Random, streams: list[bytes]) -> bytes:
 
 
 def noise(rng: random.Random, streams: list[bytes]) -> bytes:
-    return rng.choice((b"", b"SIC", b"SIC\1")) + rng.randbytes(rng.randrange(300))
+    return rng.choice((b"", b"SIC", b"SIC\1", b"SIC\2")) + rng.randbytes(rng.randrange(300))
 
 
-DAMAGES = (truncated, flipped, flipped_header, spliced, rewritten, noise)
+def restepped(rng: random.Random, streams: list[bytes]) -> bytes:
+    """Another step, or none, under a right checksum; of version 1 it is damage like any other."""
+    stream = rng.choice(streams)
+    step = rng.choice((rng.randrange(2**16), 1024, struct.unpack_from("<H", stream, 6)[0] + 1))
+    return sealed(stream[:6] + struct.pack("<H", step) + stream[8:])
+
+
+DAMAGES = (truncated, flipped, flipped_header, spliced, rewritten, noise, restepped)
 
 
 def damaged(rng: random.Random, streams: list[bytes]) -> tuple[str, bytes]:
@@ -105,11 +112,12 @@ def decode_all(files: int, seed: int) -> None:
         for name in ("fusion", "difference", "residual", "conditional_residual")
     }
     pictures = [data.astronaut()[:60, 100:190], data.coffee()[:1, :1], data.chelsea()[:90, :150]]
+    steps = [(1.5, 0.75), (4.0, 1.0), (0.25, 16.0)]  # version 2, but for one base
     right: dict[str, list[np.ndarray]] = {"machine": [], "human": []}
     streams: dict[str, list[bytes]] = {name: [] for name in codecs}
     for name, codec in codecs.items():
-        for picture in pictures:
-            encoding = codec.encode_layers(picture)
+        for picture, pair in zip(pictures, steps, strict=True):
+            encoding = codec.encode_layers(picture, *pair)
             streams[name] += [encoding.stream, encoding.base.stream]
             for layer in right:
                 right[layer].append(codec.decode(encoding.stream, layer))

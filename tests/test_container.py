@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sic.errors import StreamError
+from sic.errors import SicError, StreamError
 from sic.sizes import MAX_PIXELS
 from sic.stream import container
 from sic.stream.container import (
@@ -25,6 +25,7 @@ from sic.stream.container import (
 
 HERE = Platform(1, 1, 2, 8, 2, 6, 1, 11)
 BASE = Layer(Kind.BASE, 5, 300, 400, HERE, b"weightsB", b"symbolsB", NOTHING, b"zzz", b"yyyyyy")
+FINER = dataclasses.replace(BASE, step=0.75)
 ABOVE = Layer(Kind.FUSION, 3, 300, 400, HERE, b"weightsE", b"symbolsE", b"symbolsB", b"", b"y")
 
 layers = st.builds(
@@ -39,6 +40,7 @@ layers = st.builds(
     below=st.just(NOTHING),
     z=st.binary(max_size=40),
     y=st.binary(max_size=40),
+    step=st.integers(64, 16384).map(lambda grid: grid / 1024),
 )
 
 
@@ -69,18 +71,52 @@ def test_every_byte_stands_where_the_specification_says():
     assert record[56:] == b"y"
 
 
+def test_a_step_other_than_1_is_version_2():
+    record, plain = FINER.pack(), BASE.pack()
+    assert record[3] == 2
+    assert record[5] == plain[6] == 5  # slices
+    assert struct.unpack("<H", record[6:8]) == (768,)  # 0.75 · 1024
+    assert (record[:3], record[4], record[8:52]) == (plain[:3], plain[4], plain[8:52])
+    assert read_layers(record + ABOVE.pack()) == [FINER, ABOVE]
+
+
+@pytest.mark.parametrize("grid", [0, 63, 1024, 16385, 65535])
+def test_a_step_that_no_writer_has_is_refused(grid):
+    record = bytearray(FINER.pack())
+    record[6:8] = struct.pack("<H", grid)
+    with pytest.raises(StreamError, match=f"step {grid / 1024:g}, which version 2 does not have"):
+        read_layers(sealed(bytes(record)))
+
+
+@pytest.mark.parametrize("step", [0, 1 / 17, 1.0001, 16.5, float("nan"), float("inf")])
+def test_a_writer_takes_only_steps_of_the_grid(step):
+    with pytest.raises(ValueError, match="no multiple of 1/1024"):
+        dataclasses.replace(BASE, step=step).pack()
+
+
+def test_the_nearest_step_is_on_the_grid():
+    assert container.nearest_step(1 / 16) == 1 / 16
+    assert container.nearest_step(1.3) == 1331 / 1024
+    assert container.nearest_step(1.0001) == 1
+    for step in (0.06, 16.01, -1, float("nan")):
+        with pytest.raises(SicError, match=r"is not from 0\.0625 to 16"):
+            container.nearest_step(step)
+
+
 def test_the_specification_says_the_same():
     """Sizes and offsets of docs/format.md, so that text and code do not part."""
     text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
     rows = re.findall(r"^\| (\d+) \| (\d+) \| `(\w+)`", text, flags=re.MULTILINE)
-    offset = 0
-    for start, size, _ in rows:
-        assert int(start) == offset
-        offset += int(size)
-    assert offset == HEADER_BYTES
+    first, last = rows[:15], rows[15:]  # version 1; what version 2 has instead of bytes 5 to 7
+    for offset, end, table in ((0, HEADER_BYTES, first), (5, 8, last)):
+        for start, size, _ in table:
+            assert int(start) == offset
+            offset += int(size)
+        assert offset == end
     assert [name for _, _, name in rows] == [
         *("magic", "version", "kind", "mode", "slices", "reserved", "height", "width"),
         *("platform", "weights", "symbols", "below", "z_bytes", "y_bytes", "checksum"),
+        *("slices", "step"),
     ]
 
 
@@ -127,8 +163,9 @@ def test_every_truncation_is_noticed():
                 read_layers(whole[:end])
 
 
-def test_every_flipped_bit_is_noticed():
-    record = BASE.pack()
+@pytest.mark.parametrize("layer", [BASE, FINER])
+def test_every_flipped_bit_is_noticed(layer):
+    record = layer.pack()
     for place in range(8 * len(record)):
         damaged = bytearray(record)
         damaged[place // 8] ^= 1 << place % 8
@@ -164,7 +201,7 @@ def test_two_layers_of_one_kind_are_refused():
 @pytest.mark.parametrize(
     ("offset", "value", "message"),
     [
-        (3, b"\2", "version 2"),
+        (3, b"\3", "version 3"),
         (4, b"\7", "kind 7"),
         (5, b"\1", "mode 1"),
         (6, b"\0", "0 slices"),

@@ -54,6 +54,43 @@ def test_it_is_the_codecs_own_latent_but_for_the_grid(codec, transformed, coded)
     assert coded.estimated.total == pytest.approx(bits.item(), rel=0.005)
 
 
+def test_a_step_of_1_is_what_training_had(coder, transformed, coded):
+    again = coder.encode(*transformed, step=1.0)
+    assert (again.z_part, again.y_part) == (coded.z_part, coded.y_part)
+
+
+@pytest.mark.parametrize("step", [1 / 16, 0.5, 1.5, 4, 16])
+def test_any_step_comes_back(coder, transformed, coded, step):
+    """With y off by at most half a step and what LRP adds, in fewer bits the larger it is."""
+    stepped = coder.encode(*transformed, step=step)
+    latent = coder.decode(stepped.z_part, stepped.y_part, 128, 256, step=step)
+    assert latent.digest() == stepped.latent.digest()
+    np.testing.assert_array_equal(latent.z, coded.latent.z)
+    off = (latent.y_hat - transformed[0]).abs().max()
+    largest = step if step < 1 else 1 + 1.25 * (step - 1)
+    assert off <= largest / 2 + 0.5 + 1 / GRID
+    assert 8 * len(stepped.y_part) <= 1.01 * sum(stepped.estimated.y) + 32
+    assert (len(stepped.y_part) < len(coded.y_part)) == (step > 1)
+
+
+def test_steps_are_finer_in_early_slices_and_where_sigma_is_large(coder):
+    """Δ as docs/format.md, section 4, has it, worked out by hand for d = 3."""
+    sigma = torch.tensor([0.11, 4.055, 8, 100], dtype=torch.float64)
+    for k, wanted in ((0, [2.5, 1.75, 1, 1]), (2, [3, 2, 1, 1]), (4, [3.5, 2.25, 1, 1])):
+        assert coder._delta(3.0, k, sigma).tolist() == pytest.approx(wanted, abs=1e-14)
+    for step in (0.25, 1.0):
+        assert coder._delta(step, 0, sigma).tolist() == 4 * [step]
+
+
+def test_another_step_is_noticed(coder, transformed):
+    coded = coder.encode(*transformed, step=2.0)
+    try:
+        latent = coder.decode(coded.z_part, coded.y_part, 128, 256, step=2.0 + 1 / 1024)
+    except StreamError:
+        return
+    assert latent.digest() != coded.latent.digest()
+
+
 def test_y_hat_is_on_the_grid(coded):
     steps = coded.latent.y_hat * GRID
     assert coded.latent.y_hat.dtype == torch.float64
@@ -71,11 +108,13 @@ def test_each_slice_adds_to_the_estimate(codec, coded):
     assert coded.estimated.total == coded.estimated.z + sum(coded.estimated.y)
 
 
-def test_noise_of_other_libraries_changes_nothing(codec, coded):
+@pytest.mark.parametrize("step", [1 / 16, 0.75, 1, 1.5, 16])
+def test_noise_of_other_libraries_changes_nothing(codec, coder, transformed, step):
     """A thousand times what threads and libraries do to float64 (docs/format.md): every layer's
     output off by 10⁻¹² relative."""
+    coded = coder.encode(*transformed, step=step)
     noisy = disturbed(codec, 1e-12)
-    latent = noisy.decode(coded.z_part, coded.y_part, 128, 256)
+    latent = noisy.decode(coded.z_part, coded.y_part, 128, 256, step=step)
     assert latent.digest() == coded.latent.digest()
 
 

@@ -18,6 +18,7 @@ from sic import images, params
 from sic.__main__ import main
 from sic.codec import weights
 from sic.masks import edges, segment
+from sic.stream.container import read_layers
 from sic.stream.scalable import ScalableCodec
 from sic.training import jobs
 
@@ -77,6 +78,47 @@ def test_encode_decode_and_info(folder, capsys):
     capsys.readouterr()
     assert run("info photo.sic") == 0
     assert f"{len(stream)} bytes" in capsys.readouterr().out
+
+
+def test_steps_and_targets(folder, capsys):
+    both = "--base B --enhancement E"
+    assert run(f"encode photo.png -o a.sic {both} --step 1.5 --base-step 0.75") == 0
+    codec = ScalableCodec(base(), additional(3))
+    image = images.read("photo.png")
+    assert (folder / "a.sic").read_bytes() == codec.encode(image, 1.5, 0.75)
+    assert run("info a.sic") == 0
+    told = capsys.readouterr().out
+    assert "base: 5 slices, step 0.75, weights" in told
+    assert "fusion: 3 slices, step 1.5, weights" in told
+    assert run(f"decode a.sic -o a.png {both}") == 0
+    np.testing.assert_array_equal(
+        images.read("a.png"), codec.decode(codec.encode(image, 1.5, 0.75), "human")
+    )
+    assert run(f"encode photo.png -o b.sic {both} --bytes 1500 --base-bpp 1.2") == 0
+    first, second = read_layers((folder / "b.sic").read_bytes())
+    assert 1455 <= first.size + second.size <= 1500
+    assert 1.16 <= 8 * first.size / 3500 <= 1.2
+    capsys.readouterr()
+    assert run("encode photo.png -o c.sic --base B --bytes 100") == 1
+    said = r"sic: photo\.png: 100 bytes cannot be reached: with these weights the picture has "
+    said += (
+        r"\d+ bytes \(step 16\) to [\d,]+ bytes \(step 0\.0625\); ask for a value between them\n"
+    )
+    assert re.fullmatch(said, capsys.readouterr().err)
+    assert not (folder / "c.sic").exists()
+
+
+def test_targets_hold_for_each_picture_of_a_folder(folder, capsys):
+    words = "encode photos -o streams --base B --bpp"
+    assert run(f"{words} 1.9") == 0
+    for name, pixels in (("one", 3500), ("two", 1200)):
+        bpp = 8 * (folder / f"streams/{name}.sic").stat().st_size / pixels
+        assert 1.84 <= bpp <= 1.9
+    capsys.readouterr()
+    assert run(f"{words} 1.9") == 0
+    assert "2 of 2 left as they are" in capsys.readouterr().out
+    assert run(f"{words} 0.1") == 1, "steps of before do not vouch for others"
+    assert "2 of 2 files failed" in capsys.readouterr().err
 
 
 def test_folders(folder, capsys):
@@ -185,6 +227,14 @@ def test_train_leaves_a_finished_run_for_the_stage(tmp_path, capsys, monkeypatch
         ("encode photo.png -o a.jpg --base B", "a.jpg should end in .sic"),
         ("encode photo.png -o a.sic --base B --split", "--split needs an --enhancement"),
         ("encode photo.png -o B/a.sic --base B", "cannot write B/a.sic"),
+        ("encode photo.png -o a.sic --base B --step 20", "step 20 is not from 0.0625 to 16"),
+        ("encode photo.png -o a.sic --base B --step 2 --bpp 1", "--step and --bpp each choose the"),
+        (
+            "encode photo.png -o a.sic --base B --enhancement E --base-step 2 --base-bpp 1",
+            "--base-step and --base-bpp each choose the step of the same layer; give one of them",
+        ),
+        ("encode photo.png -o a.sic --base B --base-bpp 1", "--base-bpp need an --enhancement"),
+        ("encode photo.png -o a.sic --base B --psnr -3", "psnr should be a number above 0, not -3"),
         ("decode none.sic -o a.png --base B", "cannot read none.sic"),
         ("decode photo.png -o a.png --base B", "not a .sic stream"),
         ("decode a.sic -o a.png --base B --layer human", "--layer human needs --enhancement"),
@@ -246,6 +296,7 @@ def test_without_a_name_the_base_is_the_shipped_one_below_the_second_layers(fold
         "encode photo.png -o a.sic --base none",
         "encode none.png -o a.sic --base B",
         "encode photo.png -o a.jpg --base B",
+        "encode photo.png -o a.sic --base B --bytes 0",
         "decode photo.sic -o a.png --base B --layer human",
         "import-weights none.pth.tar --as base",
         "--help",

@@ -140,6 +140,16 @@ def test_other_weights_code_again(codec, photo, tmp_path):
     assert photo.target.read_bytes() == other.encode(images.read(photo.source))
 
 
+def test_other_steps_code_again(codec, photo, tmp_path):
+    picture = images.read(photo.source)
+    for steps in ((1.0, 1.0), (2.0, 1.0), (2.0, 0.5), (1.0, 1.0)):
+        stream_files.encode(codec, [photo], False, Sources(tmp_path), steps)
+        assert photo.target.read_bytes() == codec.encode(picture, *steps)
+        written = photo.target.stat().st_mtime_ns
+        stream_files.encode(codec, [photo], False, Sources(tmp_path), steps)
+        assert photo.target.stat().st_mtime_ns == written
+
+
 def test_another_picture_is_coded_again_however_old_it_is(codec, photo, tmp_path):
     stream_files.encode(codec, [photo], False, Sources(tmp_path))
     images.write_png(photo.source, data.chelsea()[40:80, :60])

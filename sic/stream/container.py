@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from sic.errors import StreamError
+from sic.errors import SicError, StreamError
 from sic.sizes import bpp, size_problem
 
 _SYSTEMS = ("other", "Linux", "Darwin", "Windows")
@@ -70,16 +70,21 @@ class Platform(NamedTuple):
 
 
 MAGIC = b"SIC"
-VERSION = 1
+
+#: Steps of y are multiples of 1/STEP_GRID, which float64 holds exactly, between these two.
+STEP_GRID = 1024
+MIN_STEP, MAX_STEP = 1 / 16, 16.0
 
 #: Files beyond this are refused unread.
 MAX_BYTES = 2**30
 
-#: Magic, version, kind, mode, slices, reserved, height, width, platform, weights, symbols, below,
-#: lengths of z and y; the checksum follows.
-_HEADER = struct.Struct("<3s5B2H8s8s8s8s2I")
+#: The header of each version, before its checksum: magic, version, kind, then (1) mode, slices, a
+#: reserved byte or (2) slices, STEP_GRID times the step; height, width, platform, weights, symbols,
+#: below, lengths of z and y.  A layer of step 1 has version 1, any other version 2.
+_HEADERS = {1: struct.Struct("<3s5B2H8s8s8s8s2I"), 2: struct.Struct("<3s3B3H8s8s8s8s2I")}
 _CHECKSUM = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size + _CHECKSUM.size
+_CHECKED = _HEADERS[1].size
+HEADER_BYTES = _CHECKED + _CHECKSUM.size
 
 #: ``below`` of a base layer, which builds on nothing.
 NOTHING = bytes(8)
@@ -119,7 +124,8 @@ class Layer:
     ``slices`` is how many of y it codes (m of a fusion or residual layer); ``height`` and ``width``
     are of the picture without padding.  Each of 8 bytes, ``weights`` is the start of its weights'
     fingerprint, ``symbols`` the digest of what the decoder must reconstruct exactly, and ``below``
-    that of the base layer it builds on, or zeros in a base.
+    that of the base layer it builds on, or zeros in a base.  ``step`` is the quantisation step of
+    y, a multiple of 1/``STEP_GRID``.
     """
 
     kind: Kind
@@ -132,6 +138,7 @@ class Layer:
     below: bytes
     z: bytes
     y: bytes
+    step: float = 1.0
 
     @property
     def size(self) -> int:
@@ -139,12 +146,16 @@ class Layer:
         return HEADER_BYTES + len(self.z) + len(self.y)
 
     def pack(self) -> bytes:
-        """The record; a ValueError tells that the picture is larger than a stream may hold."""
-        if problem := size_problem(self.height, self.width):
+        """The record; a ValueError tells that the picture is larger than a stream may hold, or the
+        step none that a stream has."""
+        if problem := size_problem(self.height, self.width) or step_problem(self.step):
             raise ValueError(problem)
-        what = (MAGIC, VERSION, self.kind, RGB8, self.slices, 0, self.height, self.width)
+        version, how = 1, [RGB8, self.slices, 0]
+        if self.step != 1:
+            version, how = 2, [self.slices, int(self.step * STEP_GRID)]
+        what = (MAGIC, version, self.kind, *how, self.height, self.width)
         whose = (bytes(self.platform), self.weights, self.symbols, self.below)
-        header = _HEADER.pack(*what, *whose, len(self.z), len(self.y))
+        header = _HEADERS[version].pack(*what, *whose, len(self.z), len(self.y))
         payload = self.z + self.y
         return header + _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(header))) + payload
 
@@ -157,16 +168,16 @@ def read_layer(stream: bytes, start: int = 0) -> Layer:
             f"not a .sic stream, or one cut off: {max(len(stream) - start, 0)} bytes where a "
             f"header of {HEADER_BYTES} should stand; fetch the file again"
         )
-    fields = _HEADER.unpack_from(stream, start)
-    magic, version, kind, mode, slices, reserved, height, width = fields[:8]
-    platform, weights, symbols, below, z_bytes, y_bytes = fields[8:]
+    magic, version = stream[start : start + len(MAGIC)], stream[start + len(MAGIC)]
     if magic != MAGIC:
         raise StreamError(f"not a .sic stream: it begins with {magic!r} instead of {MAGIC!r}")
-    if version != VERSION:
+    if version not in _HEADERS:
         raise StreamError(
-            f"the stream has version {version}, this program reads version {VERSION}; update it, "
+            f"the stream has version {version}, this program reads versions 1 and 2; update it, "
             "or fetch the file again if it is damaged"
         )
+    fields = _HEADERS[version].unpack_from(stream, start)
+    _, _, kind, *how, height, width, platform, weights, symbols, below, z_bytes, y_bytes = fields
     z_start = start + HEADER_BYTES
     end = z_start + z_bytes + y_bytes
     if end > len(stream):
@@ -174,24 +185,30 @@ def read_layer(stream: bytes, start: int = 0) -> Layer:
             f"the stream is cut off: {len(stream) - start} of {end - start} bytes of the layer are "
             "there; fetch the rest"
         )
-    header, payload = stream[start : start + _HEADER.size], stream[z_start:end]
-    (checksum,) = _CHECKSUM.unpack_from(stream, start + _HEADER.size)
+    header, payload = stream[start : start + _CHECKED], stream[z_start:end]
+    (checksum,) = _CHECKSUM.unpack_from(stream, start + _CHECKED)
     if checksum != zlib.crc32(payload, zlib.crc32(header)):
         raise StreamError("the stream is damaged: its checksum is wrong; fetch the file again")
     # From here on the bytes are those some writer meant.
     if problem := size_problem(height, width):
         raise StreamError(problem)
+    mode, slices, reserved = how if version == 1 else (RGB8, how[0], 0)
+    step = how[1] / STEP_GRID if version == 2 else 1.0
     if kind not in list(Kind) or mode != RGB8 or reserved or slices == 0:
         raise StreamError(
             f"the stream has a layer of kind {kind}, mode {mode} with {slices} slices, which "
-            f"version {VERSION} does not have; it was written by another program"
+            f"version {version} does not have; it was written by another program"
+        )
+    if step_problem(step) or (version == 2 and step == 1):
+        raise StreamError(
+            f"the stream has a layer of step {step:g}, which version {version} does not have; it "
+            "was written by another program"
         )
     if (kind == Kind.BASE) != (below == NOTHING):
         raise StreamError("the stream's layer does not say right what it builds on")
+    who = Platform(*platform)
     z, y = payload[:z_bytes], payload[z_bytes:]
-    return Layer(
-        Kind(kind), slices, height, width, Platform(*platform), weights, symbols, below, z, y
-    )
+    return Layer(Kind(kind), slices, height, width, who, weights, symbols, below, z, y, step)
 
 
 def read_layers(stream: bytes) -> list[Layer]:
@@ -217,6 +234,21 @@ def info(layers: list[Layer]) -> list[Part]:
         for layer in layers
         for name, size in (("header", HEADER_BYTES), ("z", len(layer.z)), ("y", len(layer.y)))
     ]
+
+
+def nearest_step(step: float) -> float:
+    """The step that a stream has for this one: the nearest multiple of 1/``STEP_GRID``.  Raises
+    SicError if it is none from ``MIN_STEP`` to ``MAX_STEP``."""
+    if not MIN_STEP <= step <= MAX_STEP:  # NaN neither
+        raise SicError(f"step {step:g} is not from {MIN_STEP:g} to {MAX_STEP:g}; choose another")
+    return round(step * STEP_GRID) / STEP_GRID
+
+
+def step_problem(step: float) -> str:
+    """Why no stream has this step, or an empty string."""
+    if MIN_STEP <= step <= MAX_STEP and (step * STEP_GRID).is_integer():
+        return ""
+    return f"step {step:g} is no multiple of 1/{STEP_GRID} from {MIN_STEP:g} to {MAX_STEP:g}"
 
 
 def _check_pair(base: Layer, enhancement: Layer) -> None:

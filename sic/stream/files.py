@@ -12,6 +12,7 @@ from sic.errors import SicError, StreamError
 from sic.files import cannot_write, files_below, sha256, write_bytes
 from sic.sizes import bpp
 from sic.stream.container import MAX_BYTES, info, read_layer, read_layers
+from sic.stream.rate import Step
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and `info` does not need it
     from sic.stream.scalable import Reader, ScalableCodec
@@ -40,9 +41,10 @@ class Coded:
 class Sources:
     """Which pictures the streams of a folder were made from: ``.sources``, kept beside them.
 
-    A line is added for each stream, the picture's SHA-256 and the stream's path below the folder;
-    the last line of a stream holds.  A stream's date tells nothing: a picture that takes the place
-    of another may be older.  The folder need not be there yet.
+    A line is added for each stream, the picture's SHA-256, the steps asked for if they are not 1,
+    and the stream's path below the folder; the last line of a stream holds.  A stream's date tells
+    nothing: a picture that takes the place of another may be older.  The folder need not be there
+    yet.
     """
 
     #: In place of the checksum while a stream is being replaced.
@@ -50,27 +52,27 @@ class Sources:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / ".sources"
-        self._digests: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
         if self._path.is_file():
             # What is not understood belongs to no stream, which is then written again.
             for line in self._path.read_text(errors="replace").splitlines():
-                digest, _, name = line.partition("  ")
-                self._digests[name] = digest
+                note, _, name = line.partition("  ")
+                self._notes[name] = note
 
     def of(self, target: Path) -> str | None:
-        """SHA-256 of the picture that a stream was made from; None or UNKNOWN if not known."""
-        return self._digests.get(self._name(target))
+        """What a stream was made from, as it was noted; None or UNKNOWN if that is not known."""
+        return self._notes.get(self._name(target))
 
-    def add(self, target: Path, digest: str) -> None:
+    def add(self, target: Path, note: str) -> None:
         """Note what a stream is made from; a SicError tells that the note cannot be written."""
         name = self._name(target)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
-                file.write(f"{digest}  {name}\n")
+                file.write(f"{note}  {name}\n")
         except OSError as error:
             raise cannot_write(self._path, error) from error
-        self._digests[name] = digest
+        self._notes[name] = note
 
     def _name(self, target: Path) -> str:
         # Escaped, as a name may hold line breaks, or bytes that are no text.
@@ -117,23 +119,29 @@ def listing(source: Path, suffixes: set[str]) -> list[Path]:
 
 
 def encode(
-    codec: "ScalableCodec", jobs: Sequence[Job], split: bool, sources: Sources | None = None
+    codec: "ScalableCodec",
+    jobs: Sequence[Job],
+    split: bool,
+    sources: Sources | None = None,
+    steps: tuple[Step, Step] = (1.0, 1.0),
 ) -> list[Coded]:
     """Code each picture into one file, or with ``split`` into one per layer; say what was written.
+    The steps are those of the last layer and of the base below it, each chosen picture by picture.
 
     With the sources of the folder that is written, streams that a run before has made from the same
-    pictures with the same weights are left as they are.  Raises SicError if a picture cannot be
-    read, or a stream not written.
+    pictures with the same weights and steps are left as they are.  Raises SicError if a picture
+    cannot be read, its steps not be found, or a stream not written.
     """
     from sic import images
 
-    digests = {job: _digest(job.source) for job in jobs} if sources else {}
+    asked = "" if steps == (1, 1) else f" {steps}"
+    notes = {job: _digest(job.source) + asked for job in jobs} if sources else {}
     if sources:
-        same = [job for job in jobs if sources.of(job.target) == digests[job]]
+        same = [job for job in jobs if sources.of(job.target) == notes[job]]
         jobs = [job for job in jobs if job not in same or not _written(codec, job, split)]
     pictures = [images.read(job.source) for job in jobs]
     try:
-        encodings = codec.encode_batch(pictures)
+        encodings = codec.encode_batch(pictures, *steps)
     except SicError as error:
         raise SicError(f"{', '.join(str(job.source) for job in jobs)}: {error}") from error
     coded = []
@@ -146,7 +154,7 @@ def encode(
         else:
             write_bytes(job.target, encoding.stream)
         if sources:
-            sources.add(job.target, digests[job])
+            sources.add(job.target, notes[job])
         coded.append(Coded(job.target, len(encoding.stream), picture.shape[0] * picture.shape[1]))
     return coded
 
@@ -189,7 +197,7 @@ def describe(path: Path) -> str:
     ]
     lines += [
         f"  {layer.kind.label}: {layer.slices} slice{'s' * (layer.slices != 1)}, "
-        f"weights {layer.weights.hex()}, written on {layer.platform}"
+        f"step {layer.step:g}, weights {layer.weights.hex()}, written on {layer.platform}"
         for layer in layers
     ]
     return "\n".join(lines).encode(errors="backslashreplace").decode()  # a path may be no text

@@ -4,8 +4,9 @@ Networks compute what a symbol's distribution depends on.  If writer and reader 
 floating-point results, they would lose each other at the first symbol.  So these networks run
 
 - in float64 on the CPU, one picture at a time, whatever device the transforms use;
-- from exact values to exact values: ẑ is integers about the medians, each σ is one of 64, and
-  each ŷ_k is rounded to multiples of 1/256 before the next slice, or a second layer, sees it.
+- from exact values to exact values: ẑ is integers about the medians, the step is a multiple of
+  1/1024, each σ/Δ is one of 64, and each ŷ_k is rounded to multiples of 1/256 before the next
+  slice, or a second layer, sees it.
 
 Machines then differ by some 10⁻¹⁴ before each rounding, and only a value that close to a border can
 come out differently; the digest of all exact values tells when it does (docs/format.md, section 5).
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sic.codec.density import SCALE_BOUND
 from sic.codec.tcm import TCM
 from sic.errors import SicError, StreamError
 from sic.images import MULTIPLE, padded
@@ -37,12 +39,17 @@ from sic.stream.entropy import (
 #: ŷ is a multiple of 1/GRID.
 GRID = 256
 
+#: By how much d − 1, of a step d above 1, is smaller in the first slice and larger in the last; and
+#: the σ from which on Δ is 1 whatever the step.
+_GROWTH = 0.25
+_SIGMA_MAX = 8.0
+
 
 @dataclass(frozen=True)
 class Latent:
     """What writer and reader of one layer agree on, bit for bit: z is ẑ minus the medians, (hyper,
-    H/64, W/64) int32; y is round(y − μ), (M, H/16, W/16) int32; and y_hat is ŷ after LRP,
-    (1, M, H/16, W/16) float64, multiples of 1/256."""
+    H/64, W/64) int32; y is round((y − μ)/Δ) for the step Δ, (M, H/16, W/16) int32; and y_hat is ŷ
+    after LRP, (1, M, H/16, W/16) float64, multiples of 1/256."""
 
     z: Symbols
     y: Symbols
@@ -97,9 +104,12 @@ class LatentCoder:
         self.z_tables = learned_tables(bottleneck)
 
     @torch.inference_mode()
-    def encode(self, y: Tensor, z: Tensor, y_hat_base: Tensor | None = None) -> CodedLatent:
-        """Quantise and code y (1, M, H/16, W/16) and z (1, hyper, H/64, W/64), above a base with
-        its exact ŷ.  Raises SicError if values are not finite or beyond what a stream can hold."""
+    def encode(
+        self, y: Tensor, z: Tensor, y_hat_base: Tensor | None = None, step: float = 1.0
+    ) -> CodedLatent:
+        """Quantise and code y (1, M, H/16, W/16) in this step and z (1, hyper, H/64, W/64) in steps
+        of 1, above a base with its exact ŷ.  Raises SicError if values are not finite or beyond
+        what a stream can hold."""
         z_symbols = _symbols(z.cpu().double() - self.medians, "z")
         z_encoder = SymbolEncoder()
         z_encoder.encode(z_symbols.flatten(), _channels(z_symbols.shape), self.z_tables)
@@ -108,14 +118,14 @@ class LatentCoder:
         slices = y.cpu().double().chunk(self.codec.num_slices, dim=1)
         y_bits: list[float] = []
 
-        def write(k: int, mu: Tensor, scale: Tensor) -> Symbols:
-            q = _symbols(slices[k] - mu, "y")
-            y_encoder.encode(q.flatten(), scale_index(scale), gaussian_tables())
-            likelihood = self.codec.gaussian_conditional(mu + torch.from_numpy(q), scale, mu)
-            y_bits.append(_bits(likelihood))
+        def write(k: int, mu: Tensor, scale: Tensor, delta: Tensor) -> Symbols:
+            q = _symbols((slices[k] - mu) / delta, "y")
+            y_encoder.encode(q.flatten(), scale_index(scale / delta), gaussian_tables())
+            values, zero = torch.from_numpy(q).double(), torch.zeros_like(mu)
+            y_bits.append(_bits(self.codec.gaussian_conditional(values, scale / delta, zero)))
             return q
 
-        latent = self._latent(z_symbols, y_hat_base, write)
+        latent = self._latent(z_symbols, y_hat_base, step, write)
         if not latent.in_range():
             raise SicError("ŷ holds values that are not finite; the weights are bad, retrain them")
         bits = Bits(z_bits, tuple(y_bits))
@@ -129,21 +139,23 @@ class LatentCoder:
         height: int,
         width: int,
         y_hat_base: Tensor | None = None,
+        step: float = 1.0,
     ) -> Latent:
         """Read back the latent of a picture of height × width pixels, before padding, above a base
-        with the same ŷ as :meth:`encode`.  Raises StreamError if the parts are not what this codec
-        writes for such a picture; a latent that comes back may still be wrong: compare its digest.
-        """
+        with the same ŷ and in the same step as :meth:`encode`.  Raises StreamError if the parts are
+        not what this codec writes for such a picture; a latent that comes back may still be wrong:
+        compare its digest."""
         rows, cols = (side // MULTIPLE for side in padded(height, width))
         z_shape = (self.codec.widths.hyper, 2 * rows, 2 * cols)
         z_decoder, y_decoder = SymbolDecoder(z_part), SymbolDecoder(y_part)
 
-        def read(k: int, mu: Tensor, scale: Tensor) -> Symbols:
-            return y_decoder.decode(scale_index(scale), gaussian_tables()).reshape(mu.shape[1:])
+        def read(k: int, mu: Tensor, scale: Tensor, delta: Tensor) -> Symbols:
+            index = scale_index(scale / delta)
+            return y_decoder.decode(index, gaussian_tables()).reshape(mu.shape[1:])
 
         z_symbols = z_decoder.decode(_channels(z_shape), self.z_tables).reshape(z_shape)
         z_decoder.finish()
-        latent = self._latent(z_symbols, y_hat_base, read)
+        latent = self._latent(z_symbols, y_hat_base, step, read)
         y_decoder.finish()
         if not latent.in_range():
             raise StreamError("the stream decodes to values that are not finite")
@@ -153,19 +165,34 @@ class LatentCoder:
         self,
         z: Symbols,
         y_hat_base: Tensor | None,
-        code: Callable[[int, Tensor, Tensor], Symbols],
+        step: float,
+        code: Callable[[int, Tensor, Tensor, Tensor], Symbols],
     ) -> Latent:
-        """The latent with these ẑ, whose slices ``code`` writes or reads: q of k, μ_k, σ_k."""
+        """The latent with these ẑ, whose slices ``code`` writes or reads: q of k, μ_k, σ_k, Δ_k."""
         means, scales = self.codec.hyper_parameters(self._z_hat(z), y_hat_base)
         y_hat: list[Tensor] = []
         symbols: list[Symbols] = []
         for k in range(self.codec.num_slices):
             mu, scale, support = self.codec.slice_parameters(k, means, scales, y_hat)
-            symbols.append(code(k, mu, scale))
-            y_hat_k = mu + torch.from_numpy(symbols[k])
+            # What is below the bound in training is the bound, however fine the step.
+            scale = scale.clamp(min=SCALE_BOUND)
+            delta = self._delta(step, k, scale)
+            symbols.append(code(k, mu, scale, delta))
+            y_hat_k = mu + delta * torch.from_numpy(symbols[k]).double()
             y_hat_k = y_hat_k + self.codec.latent_residual(k, support, y_hat_k)
             y_hat.append(torch.round(y_hat_k * GRID) / GRID)
         return Latent(z, np.concatenate(symbols), torch.cat(y_hat, dim=1))
+
+    def _delta(self, step: float, k: int, scale: Tensor) -> Tensor:
+        """Δ of each symbol of slice k, whose σ are at least ``SCALE_BOUND``, of the shape of σ: the
+        step itself up to 1; above, finer in early slices, on which others build, and where σ is
+        large and little would be saved (docs/format.md, section 4)."""
+        if step <= 1:
+            return torch.full_like(scale, step)
+        last = self.codec.num_slices - 1
+        place = (2 * k - last) / max(last, 1)  # -1 of the first slice, 1 of the last
+        most = (step - 1) * (1 + _GROWTH * place)
+        return 1 + most * ((_SIGMA_MAX - scale) / (_SIGMA_MAX - SCALE_BOUND)).clamp(min=0)
 
     def _z_hat(self, z: Symbols) -> Tensor:
         return torch.from_numpy(z).double().unsqueeze(0) + self.medians

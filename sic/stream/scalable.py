@@ -8,6 +8,7 @@ Rates in the study are the lengths of these bytes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -21,8 +22,19 @@ from sic.codec.fusion import AdditionalCodec, DifferenceCodec, fuse
 from sic.codec.tcm import TCM
 from sic.errors import SicError, StreamError
 from sic.images import Pixels
-from sic.stream.container import NOTHING, Kind, Layer, Platform, read_layer, read_layers
+from sic.sizes import bpp
+from sic.stream import rate
+from sic.stream.container import (
+    NOTHING,
+    Kind,
+    Layer,
+    Platform,
+    nearest_step,
+    read_layer,
+    read_layers,
+)
 from sic.stream.latent import Bits, Latent, LatentCoder
+from sic.stream.rate import Step, Target
 from sic.work import threads
 
 Reader = Literal["machine", "human"]
@@ -110,22 +122,32 @@ class ScalableCodec:
             )
         return cls(base, enhancement)
 
-    def encode(self, image: Pixels) -> bytes:
+    def encode(self, image: Pixels, step: Step = 1.0, base_step: Step = 1.0) -> bytes:
         """Code a picture, uint8 (H, W, 3) RGB of at most ``sic.sizes.MAX_PIXELS`` pixels: the base
-        layer, then the enhancement if the codec has one.  Raises SicError if the picture is not of
-        that form, or the weights give no finite numbers."""
-        return self.encode_layers(image).stream
+        layer, then the enhancement if the codec has one.
 
-    def encode_layers(self, image: Pixels) -> Encoding:
+        ``step`` is the quantisation step of y in the last layer, 1 as in training: a larger one
+        takes fewer bits (:func:`sic.stream.container.nearest_step` says which there are).  A
+        :class:`~sic.stream.rate.Target` in its place is a size or PSNR of the whole stream, for
+        which the step is searched.  ``base_step`` is the same for the base below an enhancement.
+        Raises SicError if the picture is not of that form, no step reaches a target, or the weights
+        give no finite numbers."""
+        return self.encode_layers(image, step, base_step).stream
+
+    def encode_layers(self, image: Pixels, step: Step = 1.0, base_step: Step = 1.0) -> Encoding:
         """Encode a picture, and keep the layers apart with all that their writer knows of them;
         each ``stream`` may lie in a file of its own, and joined they are the whole."""
-        return self.encode_batch([image])[0]
+        return self.encode_batch([image], step, base_step)[0]
 
     @torch.inference_mode()
-    def encode_batch(self, pictures: Sequence[Pixels]) -> list[Encoding]:
+    def encode_batch(
+        self, pictures: Sequence[Pixels], step: Step = 1.0, base_step: Step = 1.0
+    ) -> list[Encoding]:
         """Encode several pictures; each comes out as from :meth:`encode_layers`, for what symbols
         depend on is computed picture by picture (:mod:`sic.stream.latent`).  Pictures of one padded
         size go through g_a and h_a as one batch, which is quicker on a GPU."""
+        if self.enhancement is None:
+            base_step = step
         for image in pictures:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise SicError(
@@ -136,20 +158,48 @@ class ScalableCodec:
                 raise SicError(problem)
         sizes = [images.padded(*image.shape[:2]) for image in pictures]
         with threads(self.base.codec.N):
-            return _by_size(sizes, pictures, self._encode)
+            return _by_size(sizes, pictures, lambda same: self._encode(same, step, base_step))
 
-    def _encode(self, pictures: list[Pixels]) -> list[Encoding]:
+    def _encode(self, pictures: list[Pixels], step: Step, base_step: Step) -> list[Encoding]:
         """Encode pictures that have one size when padded."""
         sizes = [(image.shape[0], image.shape[1]) for image in pictures]
         x = torch.cat([images.pad(images.to_tensor(image)) for image in pictures])
-        bases = self.base.encode(x, sizes, [None] * len(sizes))
+        writers = self.base.writers(x, sizes, [None] * len(sizes))
+        bases = [
+            self._chosen(base_step, write, image)
+            for write, image in zip(writers, pictures, strict=True)
+        ]
         if self.enhancement is None:
             return [Encoding(base, None) for base in bases]
         below = [base.latent for base in bases]
         if self.enhancement.kind is Kind.DIFFERENCE:
             x = x - self._x_hat_t(torch.cat([latent.y_hat for latent in below]))
-        enhancements = self.enhancement.encode(x, sizes, below)
-        return [Encoding(*layers) for layers in zip(bases, enhancements, strict=True)]
+        writers = self.enhancement.writers(x, sizes, below)
+        return [
+            Encoding(base, self._chosen(step, write, image, base))
+            for base, write, image in zip(bases, writers, pictures, strict=True)
+        ]
+
+    def _chosen(
+        self,
+        step: Step,
+        write: Callable[[float], EncodedLayer],
+        image: Pixels,
+        *below: EncodedLayer,
+    ) -> EncodedLayer:
+        """A picture's layer with the step that is asked for, or that reaches its target."""
+        if not isinstance(step, Target):
+            return write(step)
+
+        def reached(layer: EncodedLayer) -> float:
+            layers = (*below, layer)
+            if step.unit == "psnr":
+                decoded = self._pictures([one.latent.y_hat for one in layers], [image.shape[:2]])
+                return images.psnr(image, decoded[0])
+            size = sum(len(one.stream) for one in layers)
+            return size if step.unit == "bytes" else bpp(size, *image.shape[:2])
+
+        return rate.search(write, reached, step)
 
     def decode(self, stream: bytes, layer: Reader = "machine") -> Pixels:
         """The picture in a stream, uint8 (H, W, 3) RGB: x̂_t (or a LIC's x̂), or for "human" x̂.
@@ -167,17 +217,19 @@ class ScalableCodec:
         records = [self._layers(stream, layer) for stream in streams]
         sizes = [images.padded(layers[0].height, layers[0].width) for layers in records]
         with threads(self.base.codec.N):
-            return _by_size(sizes, records, lambda same: self._decode(same, layer))
+            return _by_size(sizes, records, self._decode)
 
-    def _decode(self, records: list[list[Layer]], layer: Reader) -> list[Pixels]:
+    def _decode(self, records: list[list[Layer]]) -> list[Pixels]:
         """Decode streams whose pictures have one size when padded."""
         latents = zip(*(self._read(layers) for layers in records), strict=True)
         y_hat = [torch.cat([latent.y_hat for latent in of_layer]) for of_layer in latents]
-        x_hat = self._x_hat_t(y_hat[0]) if layer == "machine" else self._x_hat(*y_hat)
-        return [
-            images.to_uint8(images.crop(x_hat[i : i + 1], layers[0].height, layers[0].width))
-            for i, layers in enumerate(records)
-        ]
+        return self._pictures(y_hat, [(layers[0].height, layers[0].width) for layers in records])
+
+    def _pictures(self, y_hat: Sequence[Tensor], sizes: Sequence[tuple[int, ...]]) -> list[Pixels]:
+        """The pictures of these sizes from ŷ of the base, or of both layers, as batches."""
+        x_hat = self._x_hat_t(*y_hat) if len(y_hat) == 1 else self._x_hat(*y_hat)
+        pairs = zip(x_hat.split(1), sizes, strict=True)
+        return [images.to_uint8(images.crop(one, *size)) for one, size in pairs]
 
     @torch.inference_mode()
     def decode_latents(self, stream: bytes, layer: Reader = "machine") -> list[Latent]:
@@ -239,32 +291,39 @@ class _LayerCodec:
         like = next(codec.parameters())
         self.device, self.dtype = like.device, like.dtype
 
-    def encode(
+    def writers(
         self, x: Tensor, sizes: Sequence[tuple[int, int]], below: Sequence[Latent | None]
-    ) -> list[EncodedLayer]:
-        """The layer of each picture in a batch, with its size before padding and the latent of the
-        base below it; None for a base."""
+    ) -> list[Callable[[float], EncodedLayer]]:
+        """For each picture in a batch, with its size before padding and the latent of the base
+        below it (None for a base), what writes its layer with a step; the transforms have run."""
         y = fast.analyse(self.codec.g_a, x.to(self.device, self.dtype))
         if isinstance(self.codec, AdditionalCodec):
             y = self.codec.take_away(y, torch.cat([base.y_hat for base in below if base]))
         pairs = zip(y.split(1), self.codec.h_a(y).split(1), strict=True)
-        encoded = []
-        for pair, (height, width), base in zip(pairs, sizes, below, strict=True):
-            coded = self.latent_coder.encode(*pair, base.y_hat if base else None)
-            layer = Layer(
-                kind=self.kind,
-                slices=self.codec.num_slices,
-                height=height,
-                width=width,
-                platform=Platform.here(),
-                weights=self.weights,
-                symbols=coded.latent.digest(),
-                below=base.digest() if base else NOTHING,
-                z=coded.z_part,
-                y=coded.y_part,
-            )
-            encoded.append(EncodedLayer(layer.pack(), coded.latent, coded.estimated))
-        return encoded
+        return [
+            partial(self._write, *pair, *size, base)
+            for pair, size, base in zip(pairs, sizes, below, strict=True)
+        ]
+
+    def _write(
+        self, y: Tensor, z: Tensor, height: int, width: int, below: Latent | None, step: float
+    ) -> EncodedLayer:
+        step = nearest_step(step)
+        coded = self.latent_coder.encode(y, z, below.y_hat if below else None, step)
+        layer = Layer(
+            kind=self.kind,
+            slices=self.codec.num_slices,
+            height=height,
+            width=width,
+            platform=Platform.here(),
+            weights=self.weights,
+            symbols=coded.latent.digest(),
+            below=below.digest() if below else NOTHING,
+            z=coded.z_part,
+            y=coded.y_part,
+            step=step,
+        )
+        return EncodedLayer(layer.pack(), coded.latent, coded.estimated)
 
     def check(self, layer: Layer) -> None:
         """Refuse a layer of another kind or of other weights."""
@@ -285,7 +344,7 @@ class _LayerCodec:
         record = (layer.z, layer.y, layer.height, layer.width)
         cause = None
         try:
-            latent = self.latent_coder.decode(*record, below.y_hat if below else None)
+            latent = self.latent_coder.decode(*record, below.y_hat if below else None, layer.step)
             if latent.digest() == layer.symbols:
                 return latent
         except StreamError as error:
