@@ -43,9 +43,11 @@ def lic() -> ScalableCodec:
 
 @pytest.mark.parametrize(("step", "base_step"), [(1.5, 1.0), (0.5, 3.0), (1.0, 16.0), (8.0, 0.25)])
 def test_each_layer_has_its_step(codec, step, base_step):
+    if codec.enhancement is None:
+        base_step = 1.0
     encoding = codec.encode_layers(PHOTO, step, base_step)
     layers = read_layers(encoding.stream)
-    wanted = [base_step, step][-len(layers) :]
+    wanted = [base_step, step][-len(layers) :]  # of one layer it is the step
     assert [layer.step for layer in layers] == wanted
     assert [encoding.stream[3], layers[-1].pack()[3]] == [1 + (s != 1) for s in (wanted[0], step)]
     if len(layers) == 2:
@@ -79,6 +81,11 @@ def test_version_2_is_read_as_when_it_was_made():
 def test_a_step_out_of_range_is_refused(codec):
     with pytest.raises(SicError, match=r"step 17 is not from 0\.0625 to 16"):
         codec.encode(PHOTO, 17)
+
+
+def test_one_layer_has_no_step_below_it(lic):
+    with pytest.raises(SicError, match="base_step is of a base below an enhancement"):
+        lic.encode(PHOTO, base_step=2.0)
 
 
 # ---- targets --------------------------------------------------------------------------------

@@ -147,6 +147,10 @@ class ScalableCodec:
         depend on is computed picture by picture (:mod:`sic.stream.latent`).  Pictures of one padded
         size go through g_a and h_a as one batch, which is quicker on a GPU."""
         if self.enhancement is None:
+            if base_step != 1:
+                raise SicError(
+                    "base_step is of a base below an enhancement; for one layer give step"
+                )
             base_step = step
         for image in pictures:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
