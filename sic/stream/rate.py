@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 #: Most trials of a search.
 TRIALS = 12
-#: What is close enough: 1 % below a size, or 0.02 dB above a PSNR.
-_SLACK = {"bytes": 0.01, "bpp": 0.01, "psnr": 0.02}
+#: What is close enough: 2 % below a size, or 0.02 dB above a PSNR.
+_SLACK = {"bytes": 0.02, "bpp": 0.02, "psnr": 0.02}
 _FORMAT = {"bytes": "{:,.0f} bytes", "bpp": "{:.4f} bpp", "psnr": "{:.2f} dB"}
 
 
@@ -65,7 +65,7 @@ def search(write: Callable[[float], T], reached: Callable[[T], float], target: T
     """The encoding whose step meets a target: ``write`` encodes with a step, and ``reached``
     measures an encoding in the target's unit.
 
-    It is the first trial within 1 % below a size or 0.02 dB above a PSNR, or else the closest on
+    It is the first trial within 2 % below a size or 0.02 dB above a PSNR, or else the closest on
     that side of the target after :data:`TRIALS`.  Raises SicError, which names the range that can
     be reached, if the target lies outside of it.
     """
