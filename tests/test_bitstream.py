@@ -254,6 +254,26 @@ def test_the_enhancement_may_be_fetched_later(fusion, encoding):
         fusion.decode(second, "human")
 
 
+def test_an_enhancement_is_written_onto_a_base_at_hand_with_the_same_bytes(codec):
+    encoding = codec.encode_layers(PHOTO)
+    onto = codec.encode_onto(encoding.base.stream, PHOTO)
+    assert onto.stream == encoding.enhancement.stream
+    assert onto.estimated == encoding.enhancement.estimated
+    np.testing.assert_array_equal(onto.latent.y_hat, encoding.enhancement.latent.y_hat)
+
+
+def test_an_enhancement_is_not_written_onto_what_is_not_its_base(fusion, encoding):
+    stream = encoding.base.stream
+    with pytest.raises(SicError, match="base layer is of a picture of 150×100, not of 150×99"):
+        fusion.encode_onto(stream, PHOTO[:99])
+    with pytest.raises(StreamError, match="was written with the weights"):
+        ScalableCodec(fill(TCM(**SIZES), "other"), additional(3)).encode_onto(stream, PHOTO)
+    with pytest.raises(StreamError):
+        fusion.encode_onto(stream[:-1], PHOTO)
+    with pytest.raises(SicError, match="no weights of an enhancement"):
+        ScalableCodec(base()).encode_onto(stream, PHOTO)
+
+
 def test_records_say_what_they_are(fusion, encoding):
     first, second = read_layers(encoding.stream)
     assert (first.kind, first.slices, first.height, first.width) == (Kind.BASE, 5, 100, 150)

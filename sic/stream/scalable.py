@@ -153,13 +153,7 @@ class ScalableCodec:
                 )
             base_step = step
         for image in pictures:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise SicError(
-                    f"a picture to encode is uint8 (H, W, 3), not {image.dtype} {image.shape}; "
-                    "read it with sic.images.read"
-                )
-            if problem := images.size_problem(image.shape[0], image.shape[1]):
-                raise SicError(problem)
+            _check(image)
         sizes = [images.padded(*image.shape[:2]) for image in pictures]
         with threads(self.base.codec.N):
             return _by_size(sizes, pictures, lambda same: self._encode(same, step, base_step))
@@ -175,10 +169,7 @@ class ScalableCodec:
         ]
         if self.enhancement is None:
             return [Encoding(base, None) for base in bases]
-        below = [base.latent for base in bases]
-        if self.enhancement.kind is Kind.DIFFERENCE:
-            x = x - self._x_hat_t(torch.cat([latent.y_hat for latent in below]))
-        writers = self.enhancement.writers(x, sizes, below)
+        writers = self._above(self.enhancement, x, sizes, [base.latent for base in bases])
         return [
             Encoding(base, self._chosen(step, write, image, base))
             for base, write, image in zip(bases, writers, pictures, strict=True)
@@ -204,6 +195,39 @@ class ScalableCodec:
             return size if step.unit == "bytes" else bpp(size, *image.shape[:2])
 
         return rate.search(write, reached, step)
+
+    @torch.inference_mode()
+    def encode_onto(self, base: bytes, image: Pixels) -> EncodedLayer:
+        """The enhancement of a picture, uint8 (H, W, 3) RGB, whose base layer was written before:
+        the bytes that :meth:`encode` would put behind it.
+
+        Raises StreamError if the base is damaged or was written with other weights, and SicError if
+        it is of another size, the codec has no enhancement, or as :meth:`encode`.
+        """
+        _check(image)
+        if self.enhancement is None:
+            raise SicError("there are no weights of an enhancement codec to encode with")
+        layers = self._layers(base, "machine")
+        size, wanted = image.shape[:2], (layers[0].height, layers[0].width)
+        if size != wanted:
+            sizes = "{1}×{0}, not of {3}×{2}".format(*wanted, *size)
+            raise SicError(f"the base layer is of a picture of {sizes}")
+        x = images.pad(images.to_tensor(image))
+        with threads(self.base.codec.N):
+            return self._above(self.enhancement, x, [wanted], self._read(layers))[0](1.0)
+
+    def _above(
+        self,
+        enhancement: "_LayerCodec",
+        x: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        below: Sequence[Latent],
+    ) -> list[Callable[[float], EncodedLayer]]:
+        """What writes, with a step, the second layers of pictures of one padded size, on the
+        latents of their bases."""
+        if enhancement.kind is Kind.DIFFERENCE:
+            x = x - self._x_hat_t(torch.cat([latent.y_hat for latent in below]))
+        return enhancement.writers(x, sizes, below)
 
     def decode(self, stream: bytes, layer: Reader = "machine") -> Pixels:
         """The picture in a stream, uint8 (H, W, 3) RGB: x̂_t (or a LIC's x̂), or for "human" x̂.
@@ -369,6 +393,17 @@ def _kind(codec: AdditionalCodec) -> Kind:
     if codec.residual == "none":
         return Kind.FUSION
     return Kind.CONDITIONAL_RESIDUAL if codec.condition else Kind.RESIDUAL
+
+
+def _check(image: Pixels) -> None:
+    """Refuse what is no picture, or too large a one."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise SicError(
+            f"a picture to encode is uint8 (H, W, 3), not {image.dtype} {image.shape}; "
+            "read it with sic.images.read"
+        )
+    if problem := images.size_problem(image.shape[0], image.shape[1]):
+        raise SicError(problem)
 
 
 def _by_size(
