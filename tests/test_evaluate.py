@@ -17,14 +17,13 @@ from sic.codec import complexity, weights
 from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
 from sic.errors import SicError
-from sic.evaluation import rate_distortion
-from sic.evaluation.metrics import Metrics
+from sic.evaluation import coders, pieces, rate_distortion
+from sic.evaluation.pieces import Coded, Result
 from sic.params import FusionCodec
 from sic.stream.scalable import ScalableCodec
 
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
-Run = Callable[[], pd.DataFrame]
 
 
 def _set(section: str, **values: Any) -> Any:
@@ -82,25 +81,6 @@ def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
             assert item.base == Path("artifacts/sa_icm/q3/codec.safetensors")
 
 
-def test_rates_are_lengths_of_streams_and_quality_is_that_of_decoded_pictures(
-    picture: images.Pixels,
-) -> None:
-    codec = ScalableCodec(fill(TCM(**SIZES), "icm"), fill(AdditionalCodec(2, **SIZES), "ica2"))
-    row = rate_distortion.code(codec, picture, Metrics())
-    encoding = codec.encode_layers(picture)
-    assert encoding.enhancement is not None
-    pixels = 90 * 130
-    assert row["bpp_base"] == 8 * len(encoding.base.stream) / pixels
-    assert row["bpp_additional"] == 8 * len(encoding.enhancement.stream) / pixels
-    assert row["bpp"] == pytest.approx(8 * len(encoding.stream) / pixels)
-    assert row["bpp_estimated"] == pytest.approx(row["bpp"], rel=0.1)
-    human = codec.decode(encoding.stream, "human")
-    machine = codec.decode(encoding.stream, "machine")
-    assert human.shape == picture.shape
-    assert row["psnr"] == images.psnr(picture, human)
-    assert row["psnr_machine"] == images.psnr(picture, machine)
-
-
 def test_the_mean_colour_is_the_variance_of_the_picture(
     table: pd.DataFrame, picture: images.Pixels
 ) -> None:
@@ -118,36 +98,80 @@ def faint_base() -> TCM:
     return base
 
 
-LAYERS = (faint_base(), fill(AdditionalCodec(2, **SIZES), "ica2"))
+class Study:
+    """A study of small codecs and two small pictures, in a folder of its own."""
+
+    def __init__(self, folder: Path, picture: images.Pixels) -> None:
+        self.folder = folder
+        only = {"quality": ["q1"]}
+        self.params = STUDY.model_copy(
+            update={
+                "sa_icm": STUDY.sa_icm.model_copy(update={**only, "base": "q1"}),
+                "lic": STUDY.lic.model_copy(update=only),
+                "fusion": STUDY.fusion.model_copy(update={"codecs": some((2, "q1"))}),
+                "difference": STUDY.difference.model_copy(update={"quality": []}),
+                "evaluate": STUDY.evaluate.model_copy(update=FEW_POINTS),
+            }
+        )
+        for name, codec in CODECS.items():
+            weights.save(folder / f"artifacts/{name}/codec.safetensors", codec, {})
+        self.pictures = {"a": picture, "b/2": picture[:64, :64]}
+        for name, pixels in self.pictures.items():
+            images.write_png(self.path(name), pixels)
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"photos/{name}.png"
+
+    def run(self, **evaluate: Any) -> pd.DataFrame:
+        settings = self.params.evaluate.model_copy(update=evaluate)
+        study = self.params.model_copy(update={"evaluate": settings})
+        return rate_distortion.evaluate({name: self.path(name) for name in self.pictures}, study)
+
+
+BASE = faint_base()
+CODECS = {
+    "sa_icm/q1": BASE,
+    "lic/q1": BASE,
+    "fusion/m2-q1": fill(AdditionalCodec(2, **SIZES), "ica2"),
+    "fusion/m9-q1": fill(AdditionalCodec(2, **SIZES), "ica2"),
+}
+LAYERS = (BASE, CODECS["fusion/m2-q1"])
 
 
 @pytest.fixture(scope="module")
-def run(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A study of small codecs, run on two small pictures."""
+def small(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     folder = tmp_path_factory.mktemp("run")
-    only = {"quality": ["q1"]}
-    study = STUDY.model_copy(
-        update={
-            "sa_icm": STUDY.sa_icm.model_copy(update={**only, "base": "q1"}),
-            "lic": STUDY.lic.model_copy(update=only),
-            "fusion": STUDY.fusion.model_copy(update={"codecs": some((2, "q1"))}),
-            "difference": STUDY.difference.model_copy(update={"quality": []}),
-            "evaluate": STUDY.evaluate.model_copy(update=FEW_POINTS),
-        }
-    )
-    base, additional = LAYERS
-    weights.save(folder / "artifacts/sa_icm/q1/codec.safetensors", base, {})
-    weights.save(folder / "artifacts/lic/q1/codec.safetensors", base, {})
-    weights.save(folder / "artifacts/fusion/m2-q1/codec.safetensors", additional, {})
-    weights.save(folder / "artifacts/fusion/m9-q1/codec.safetensors", additional, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        yield lambda: rate_distortion.evaluate({"a": picture, "b": picture[:64, :64]}, study)
+        patch.setattr("os.cpu_count", lambda: 1)  # processes are tested in test_work.py
+        yield Study(folder, picture)
 
 
 @pytest.fixture(scope="module")
-def table(run: Run) -> pd.DataFrame:
-    return run()
+def table(small: Study) -> pd.DataFrame:
+    return small.run()
+
+
+class Counted:
+    """How often each kind of codec was asked to code."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.coded: dict[str, int] = {}
+        for kind in (coders.Learned, coders.Classical, coders.Inter, coders.MeanColour):
+            patch.setattr(kind, "code", self._counting(kind.__name__, kind.code))
+
+    def _counting(self, kind: str, code: Callable[..., Coded]) -> Callable[..., Coded]:
+        def counting(*arguments: Any) -> Coded:
+            self.coded[kind] = self.coded.get(kind, 0) + 1
+            return code(*arguments)
+
+        return counting
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    # The fingerprint of the code is that of the files, which a test leaves alone.
+    return Counted(monkeypatch)
 
 
 def test_the_table_is_tidy(table: pd.DataFrame) -> None:
@@ -158,7 +182,7 @@ def test_the_table_is_tidy(table: pd.DataFrame) -> None:
     videos = {"VVC": 1, "HEVC": 1, "JPEG XL": 1, "VVC+M": 1}
     assert points.items() >= {**ours, **stills}.items()
     assert points.items() <= {**ours, **stills, **videos}.items(), "some machines lack a codec"
-    assert list(table[table.image == "b"].codec) == list(table[table.image == "a"].codec)
+    assert list(table[table.image == "b/2"].codec) == list(table[table.image == "a"].codec)
     assert not table.duplicated(["image", "codec", "point", "m"]).any()
     np.testing.assert_allclose(table.bpp, table.bpp_base + table.bpp_additional)
     assert set(table[table.codec == "fusion"].m) == {2}, "what lies in the folder does not count"
@@ -184,11 +208,132 @@ def test_a_second_layer_is_counted_apart(table: pd.DataFrame) -> None:
     assert (table[table.codec == "JPEG"].bpp_additional == 0).all()
 
 
-def test_a_second_run_differs_in_times_and_memory_only(table: pd.DataFrame, run: Run) -> None:
-    again = run()
-    pd.testing.assert_frame_equal(again[rate_distortion.COLUMNS], table[rate_distortion.COLUMNS])
-    fixed = ["parameters", "kmac_encode", "kmac_decode"]
-    pd.testing.assert_frame_equal(again[fixed], table[fixed])
+# ---- pieces ----------------------------------------------------------------------------------
+
+
+def test_a_row_is_that_of_a_file_that_encode_would_write(small: Study, table: pd.DataFrame) -> None:
+    """Both layers, although the second was written onto the first: bits, pictures and PSNR."""
+    paths = [f"artifacts/{name}/codec.safetensors" for name in ("sa_icm/q1", "fusion/m2-q1")]
+    codec = ScalableCodec.load(*paths)
+    for name, picture in small.pictures.items():
+        encoding = codec.encode_layers(picture)
+        assert encoding.enhancement is not None
+        layers = (encoding.base, encoding.enhancement)
+        pictures = [codec.decode(encoding.stream, layer) for layer in ("machine", "human")]
+        rows = table[table.image == name].set_index("codec")
+        row, pixels = rows.loc["fusion"], picture[..., 0].size
+        assert row.bpp_base == 8 * len(encoding.base.stream) / pixels
+        assert row.bpp_additional == 8 * len(encoding.enhancement.stream) / pixels
+        estimated = sum(layer.estimated.total for layer in layers) / pixels
+        assert row.bpp_estimated == pytest.approx(estimated)
+        assert row.psnr == images.psnr(picture, pictures[1])
+        assert row.psnr_machine == rows.loc["SA-ICM"].psnr == images.psnr(picture, pictures[0])
+        for of, wanted in zip(("SA-ICM", "fusion"), pictures, strict=True):
+            of_codec = table[(table.image == name) & (table.codec == of)].iloc[0]
+            np.testing.assert_array_equal(rate_distortion.picture(of_codec), wanted)
+        files = [p for p in Path("checkpoints/coded").glob("fusion-m2-q1-*/*.zip")]
+        assert encoding.stream in [Result(path).stream() for path in files]
+
+
+def test_the_decoded_pictures_of_those_codecs_are_left_that_others_show(
+    small: Study, table: pd.DataFrame
+) -> None:
+    found = {p.relative_to("artifacts/decoded") for p in Path("artifacts/decoded").rglob("*.webp")}
+    points = ["SA-ICM/q1", "LIC/q1", "fusion/m2-q1", "JPEG/quality-10", "JPEG/quality-40"]
+    points += ["VVC/QP-42"] if table[table.codec == "VVC"].bpp.notna().any() else []
+    assert found == {Path(point, f"{name}.webp") for point in points for name in small.pictures}
+    for row in table[table.codec.isin(["LIC", "JPEG"])].itertuples():
+        about = {"codec": row.codec, "point": row.point}
+        path = pieces.decoded(about, row.image, rate_distortion.DECODED)
+        assert images.psnr(small.pictures[row.image], images.read(path)) == row.psnr
+
+
+def test_nothing_is_coded_twice(small: Study, table: pd.DataFrame, counted: Counted) -> None:
+    again = small.run()
+    assert counted.coded == {}
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_a_new_setting_codes_its_own_pieces(
+    small: Study, table: pd.DataFrame, counted: Counted
+) -> None:
+    more = small.run(jpeg=[10, 25, 40])
+    assert counted.coded == {"Classical": 2}
+    assert Path("artifacts/decoded/JPEG/quality-25/b/2.webp").is_file()
+    old = more[more.point != "quality 25"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, table)
+    small.run()
+    assert counted.coded == {"Classical": 2}
+    assert not Path("artifacts/decoded/JPEG/quality-25").exists(), "the pictures are replaced"
+
+
+def test_other_weights_and_other_pictures_are_coded_again(
+    small: Study, table: pd.DataFrame, counted: Counted
+) -> None:
+    path = small.folder / "artifacts/fusion/m2-q1/codec.safetensors"
+    weights.save(path, fill(AdditionalCodec(2, **SIZES), "ica4"), {})
+    other = small.run()
+    weights.save(path, CODECS["fusion/m2-q1"], {})
+    assert counted.coded == {"Learned": 2}, "the base's layer is taken up"
+    assert set(other.version[other.codec == "fusion"]) != set(
+        table.version[table.codec == "fusion"]
+    )
+    images.write_png(small.path("b/2"), small.pictures["a"][10:74, :64])
+    small.run()
+    images.write_png(small.path("b/2"), small.pictures["b/2"])
+    points = {"Learned": 3, "MeanColour": 1, "Classical": 7}
+    points |= {"Inter": 1} if "VVC+M" in set(table.codec) else {}
+    coded = {kind: counted.coded[kind] - 2 * (kind == "Learned") for kind in points}
+    missing = table[table.note.notna()].codec.nunique()
+    assert coded["Learned"] == 3
+    assert coded["Classical"] == points["Classical"] - missing
+
+
+def test_a_stopped_run_goes_on_where_it_was(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = Study(tmp_path, small.pictures["a"])
+    nothing = {"qp": []}
+    few: dict[str, Any] = {key: _set(key, **nothing) for key in ("vvc", "vvc_m", "hevc")}
+    few |= {"avif": _set("avif", quality=[]), "jpeg_xl": _set("jpeg_xl", distance=[]), "webp": []}
+
+    def stop(*_: Any) -> Coded:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coders.Classical, "code", stop)
+        with pytest.raises(KeyboardInterrupt):
+            study.run(**few)
+    assert not Path("artifacts/decoded").exists()
+    counted = Counted(monkeypatch)
+    study.run(**few)
+    assert counted.coded == {"Classical": 4}
+
+
+def test_a_damaged_result_is_one_line(small: Study, table: pd.DataFrame) -> None:
+    path = next(Path("checkpoints/coded").glob("JPEG-quality-10-*/*.zip"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    with pytest.raises(SicError, match=rf"cannot read {path} .*; remove it and run the same"):
+        small.run()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("shape", "suffix"), [((60, 90, 3), ".webp"), ((2, 16384, 3), ".png")])
+def test_pictures_are_kept_without_loss(
+    shape: tuple[int, int, int], suffix: str, tmp_path: Path
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    (tmp_path / "a").write_bytes(pieces.pack({"psnr": np.inf, "lpips": np.nan}, picture))
+    result = Result(tmp_path / "a")
+    assert (result.picture() or ("", b""))[0] == suffix
+    np.testing.assert_array_equal(result.pixels(), picture)
+    assert result.row()["psnr"] == np.inf
+    assert np.isnan(result.row()["lpips"])
+
+
+# ---- tables ----------------------------------------------------------------------------------
 
 
 def test_means_and_metrics_are_means_over_the_images(table: pd.DataFrame) -> None:
@@ -210,14 +355,16 @@ def test_a_photo_that_a_codec_cannot_code_leaves_its_points_out_with_a_note(
 ) -> None:
     """By whatever codec: one photo of an odd size does not stop the others."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr("sic.anchors.programs.ffmpegs", lambda: iter(["/nowhere"]))
-    settings = STUDY.model_copy(
-        update={"evaluate": STUDY.evaluate.model_copy(update={**FEW_POINTS, "webp": [40, 80]})}
-    )
+    monkeypatch.setattr(rate_distortion, "trained", lambda _: iter([]))
+    points = {**FEW_POINTS, "webp": [40, 80], "vvc_m": _set("vvc_m", qp=[])}
+    settings = STUDY.model_copy(update={"evaluate": STUDY.evaluate.model_copy(update=points)})
     tall = np.zeros((16384, 1, 3), np.uint8)
-    photos = {"small": tall[:30], "tall": tall}
-    rows = rate_distortion._of_anchors(photos, settings, Metrics())
-    table = pd.DataFrame(rows, columns=rate_distortion.COLUMNS).astype({"note": "object"})
+    photos = {"small": tmp_path / "small.png", "tall": tmp_path / "tall.png"}
+    images.write_png(photos["small"], tall[:30])
+    images.write_png(photos["tall"], tall)
+    table = rate_distortion.evaluate(photos, settings)[rate_distortion.COLUMNS]
     webp = table[(table.codec == "WebP") & (table.image == "tall")]
     assert list(webp.note) == 2 * [
         "encoding error 5: Image size exceeds WebP limit of 16383 pixels"
@@ -231,7 +378,7 @@ def test_a_photo_that_a_codec_cannot_code_leaves_its_points_out_with_a_note(
     ) in found
     (hevc,) = (sentence for sentence in found if sentence.startswith("HEVC"))
     assert "/nowhere: No such file or directory" in hevc
-    assert set(rate_distortion.means(table).codec) == {"AVIF", "JPEG"}
+    assert set(rate_distortion.means(table).codec) == {"mean colour", "AVIF", "JPEG"}
     assert set(rate_distortion.metrics_json(table)) == {"AVIF", "JPEG"}
     table.to_csv(tmp_path / "rd.csv", index=False)
     assert rate_distortion.left_out(rate_distortion.read(tmp_path / "rd.csv")) == found
@@ -241,7 +388,7 @@ def test_the_file_of_the_table_is_read_as_it_was_written(
     table: pd.DataFrame, tmp_path: Path
 ) -> None:
     """Photos may have the names of COCO's, which look like numbers, or those of nothing."""
-    names = {"a": "000000001296", "b": "NA"}
+    names = {"a": "000000001296", "b/2": "NA"}
     written = table[rate_distortion.COLUMNS].assign(image=table.image.map(names))
     written.to_csv(tmp_path / "rd.csv", index=False)
     read = rate_distortion.read(tmp_path / "rd.csv")
@@ -263,7 +410,7 @@ def test_costs_are_those_of_each_point(table: pd.DataFrame) -> None:
 
 def test_operations_are_those_that_the_codec_stage_counts() -> None:
     base = fill(TCM(**SIZES), "icm")
-    counted = rate_distortion.operations(ScalableCodec(base))
+    counted = coders.operations(ScalableCodec(base))
     expected = complexity.coding_kmac(base)
     assert counted["kmac_encode"] == pytest.approx(expected["encoder"], rel=0.02)
     assert counted["kmac_decode"] == pytest.approx(expected["decoder"], rel=0.02)
@@ -275,5 +422,6 @@ def test_no_pictures_and_a_missing_checkpoint_are_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SicError, match=r"no test images; set data.test"):
         rate_distortion.evaluate({}, STUDY)
+    images.write_png(tmp_path / "a.png", picture)
     with pytest.raises(SicError, match=r"no checkpoint artifacts/sa_icm/q\d/codec.safetensors"):
-        rate_distortion.evaluate({"a": picture}, STUDY)
+        rate_distortion.evaluate({"a": tmp_path / "a.png"}, STUDY)

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -90,27 +91,27 @@ class Video:
 
 def libvvenc(preset: str) -> Video:
     """VVC by Fraunhofer's encoder, which has 4:2:0 only; decoded by ffmpeg itself."""
+    setup = Setup("VVC", "libvvenc", preset, "4:2:0", planes.DEPTH, planes.COLOUR)
+    return _video(setup, r"libvvenc version: (\S+)", "vvc", partial(_libvvenc, preset))
 
+
+def _libvvenc(preset: str, qp: int) -> list[str]:
     # Without IntraQPOffset=0 the picture is coded three steps finer than it says; without `-g 1`
     # its header speaks of pictures that never come; `qpa` is for the eye, not for PSNR.
-    def options(qp: int) -> list[str]:
-        encoder = ["-c:v", "libvvenc", "-preset", preset, "-qp", f"{qp}", "-qpa", "0"]
-        return [*encoder, "-g", "1", "-vvenc-params", "IntraQPOffset=0"]
-
-    setup = Setup("VVC", "libvvenc", preset, "4:2:0", planes.DEPTH, planes.COLOUR)
-    return _video(setup, r"libvvenc version: (\S+)", "vvc", options)
+    encoder = ["-c:v", "libvvenc", "-preset", preset, "-qp", f"{qp}", "-qpa", "0"]
+    return [*encoder, "-g", "1", "-vvenc-params", "IntraQPOffset=0"]
 
 
 def x265(preset: str) -> Video:
     """HEVC at 4:4:4, tuned for PSNR."""
-
-    # `info` would write 2 kB of settings into the stream; `ipratio` would code three QPs finer.
-    def options(qp: int) -> list[str]:
-        encoder = ["-c:v", "libx265", "-preset", preset, "-tune", "psnr", "-x265-params"]
-        return [*encoder, f"qp={qp}:ipratio=1:info=0:keyint=1:pools=none:frame-threads=1"]
-
     setup = Setup("HEVC", "x265", f"{preset}, tune psnr", "4:4:4", planes.DEPTH, planes.COLOUR)
-    return _video(setup, r"HEVC encoder version (\S+)", "hevc", options)
+    return _video(setup, r"HEVC encoder version (\S+)", "hevc", partial(_x265, preset))
+
+
+def _x265(preset: str, qp: int) -> list[str]:
+    # `info` would write 2 kB of settings into the stream; `ipratio` would code three QPs finer.
+    encoder = ["-c:v", "libx265", "-preset", preset, "-tune", "psnr", "-x265-params"]
+    return [*encoder, f"qp={qp}:ipratio=1:info=0:keyint=1:pools=none:frame-threads=1"]
 
 
 def _video(

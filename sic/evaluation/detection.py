@@ -2,14 +2,17 @@
 
 annotated picture ── codec ── decoded picture ── detector ── boxes ── COCOeval ── accuracy
                        └── bits
+
+Of the test photos the stage `evaluate` has left the decoded pictures; those of a folder of its own
+go through the same pieces of work (:mod:`sic.evaluation.pieces`).
 """
 
 import hashlib
 import io
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +21,19 @@ import pandas as pd
 import torch
 
 from sic import images, progress
-from sic.anchors import cached
-from sic.anchors.classical import Anchor
-from sic.anchors.programs import CodecError
-from sic.codec import weights
 from sic.data import sets, visdrone
 from sic.errors import SicError
-from sic.evaluation import detectors, rate_distortion
+from sic.evaluation import detectors, pieces, rate_distortion
 from sic.evaluation.accuracy import SIZES, Picture, Truth
+from sic.evaluation.coders import ANCHORS
 from sic.evaluation.detectors import Detections
 from sic.files import sha256
-from sic.images import Pixels
 from sic.params import Params
 from sic.source import fingerprint
-from sic.stream.scalable import Reader, ScalableCodec
 from sic.work import WORK, Worker, complete
 
 NONE = "none"  # the detector of a study that has no weights of one
 ORIGINAL = "original"  # the codec of the pictures as they are
-#: The classical codecs that machines are shown: the paper's, and the one that most cameras write.
-ANCHORS = ("VVC", "JPEG")
-
 _POINT = ["codec", "point", "lmbda", "m"]
 #: The columns of results/detection.csv: one row per codec and rate point.  ``bpp`` is the mean over
 #: the pictures, empty for originals; ``ap`` is mAP50-95 and ``ap50`` mAP50, of all objects and of
@@ -48,22 +43,22 @@ COLUMNS += [*(f"{kind}_{size}" for size in SIZES for kind in ("ap", "ap50")), "s
 #: The columns of results/detection_classes.csv: one row per codec, rate point and class.
 CLASS_COLUMNS = [*_POINT, "bpp", "class", "objects", "ap", "ap50"]
 
-#: A picture in; what a reader gets and the bits per pixel it took out.
-Coder = Callable[[Pixels], tuple[Pixels, float]]
+#: A picture of the annotations; its name in the table of results.
+Names = Mapping[Picture, str]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where decoded pictures come from: a codec at a rate point, as in the table of
-    :mod:`sic.evaluation.rate_distortion`; ``version`` is what they depend on besides, such as
-    weights, ``open`` makes the coder ready, and ``setup`` is that of a classical codec."""
+    """A codec at a rate point, as in the table of :mod:`sic.evaluation.rate_distortion`, and the
+    files of what it decoded; ``bpp`` is the mean over them, and ``setup`` that of a classical
+    codec."""
 
     codec: str
     point: str
     lmbda: float | None
     m: int | None
-    version: str
-    open: Callable[[], Coder]
+    bpp: float
+    files: Mapping[Picture, Path]
     setup: str = ""
 
 
@@ -82,21 +77,22 @@ def run(
     truth, files = annotated(study)
     checkpoint = detectors.weights(study.detect, WORK / "weights")
     truth.check_classes(detectors.known_classes(study.detect, checkpoint))
+    for picture, path in files.items():
+        _check_size(picture, path)
+    every = {_name(source): source for source in _decoded(study, files, codec_device)}
     origin = study.detect.model_dump(include={"detector", "score_threshold"}) | {
         "weights": sha256(checkpoint),
-        "devices": [detector_device.type, codec_device.type],
-        "pictures": [(picture.file_name, sha256(path)) for picture, path in files.items()],
+        "device": detector_device.type,
     }
-    folder = WORK / f"detect-{fingerprint(origin, sources, _look)}"
-    every = {_name(source): source for source in sources(study, codec_device)}
+    folder = WORK / f"detect-{fingerprint(origin, _look, detectors.load)}"
     load_detector = cache(lambda: detectors.load(study.detect, checkpoint, detector_device))
 
     def make(name: str) -> bytes:
-        return _look(every[name].open(), load_detector(), files, name)
+        return _look(load_detector(), every[name].files.values(), name)
 
     results = {name: folder / f"{name}.npz" for name in every}
     complete(results, make, Worker(), "codec")
-    points = [_accuracy(every[name], truth, results[name], list(files)) for name in every]
+    points = [_accuracy(every[name], truth, results[name]) for name in every]
     overall = pd.DataFrame([point for point, _ in points], columns=COLUMNS)
     classes = pd.DataFrame([row for _, rows in points for row in rows], columns=CLASS_COLUMNS)
     return overall.astype({"m": "Int64"}), classes.astype({"m": "Int64"})
@@ -154,79 +150,88 @@ def _annotation_file(study: Params) -> Path:
     return sets.annotation_files(own, "instances")[-1]
 
 
-def sources(study: Params, device: torch.device) -> Iterator[Source]:
-    """Originals, the trained codecs and two anchors, each at its rate points; of the base it is the
-    picture for machines, x̂_t, of the others that for people."""
-    yield Source(ORIGINAL, "", None, None, "", lambda: lambda image: (image, math.nan))
-    for item in rate_distortion.trained(study):
-        used = [path for path in (item.base, item.enhancement) if path]
-        version = " ".join(weights.metadata(path)["fingerprint"] for path in used)
-        coder = partial(_scalable, item.base, item.enhancement, device)
-        yield Source(item.codec, item.point, item.lmbda, item.m, version, coder)
-    for anchor, values in cached.find(study.evaluate)[0]:
-        s = anchor.setup
-        if s.codec in ANCHORS:
-            setup = f"{s.version}, {s.preset}, {s.chroma} {s.bit_depth} bit"
-            for value in values:
-                coder = partial(_classical, anchor, value)
-                yield Source(s.codec, f"{value:g}", None, None, cached.recipe(s), coder, setup)
+def _decoded(
+    study: Params, files: Mapping[Picture, Path], device: torch.device
+) -> Iterator[Source]:
+    """What `evaluate` left of the test photos; pictures in a folder of their own are coded here."""
+    names = _names(study, files)
+    if study.detect.root is None:
+        table = rate_distortion.read(Path("results/rd.csv"))
+        return sources(table, rate_distortion.DECODED, files, names)
+    folder = WORK / "detect-decoded"
+    photos = {names[picture]: path for picture, path in files.items()}
+    table = rate_distortion.evaluate(photos, study, device, folder, only_shown=True)
+    return sources(table, folder, files, names)
 
 
-def left_out(study: Params, table: pd.DataFrame) -> list[str]:
-    """A sentence on each of ``ANCHORS`` that params.yaml asks for and the table does not have."""
-    missing = cached.find(study.evaluate)[1]
-    gone = [codec for codec in ANCHORS if codec in missing and codec not in set(table.codec)]
-    return [cached.left_out(codec, missing[codec]) for codec in gone]
+def sources(
+    table: pd.DataFrame, folder: Path, files: Mapping[Picture, Path], names: Names
+) -> Iterator[Source]:
+    """Originals, the trained codecs and two anchors, each at its rate points, from the table of
+    results and the decoded pictures in a folder; of the base it is the picture for machines, x̂_t,
+    of the others that for people.  Raises SicError if a codec could not code a picture, or has not
+    coded it."""
+    yield Source(ORIGINAL, "", None, None, math.nan, files)
+    seen = table[table.lmbda.notna() | (table.codec.isin(ANCHORS) & table.version.notna())]
+    points = rate_distortion.POINT
+    for _, rows in seen.groupby(points, sort=False, dropna=False):
+        point, by_name = rows.iloc[0], rows.set_index("image")
+        if gone := [name for name in names.values() if name not in by_name.index]:
+            raise SicError(f"{point.codec} has no row of {gone[0]}; run the evaluate stage again")
+        rows = by_name.loc[list(names.values())]
+        for image, note in rows.note.dropna().items():
+            problem = f"{point.codec} at {point.point} cannot code {image}: {note}"
+            raise SicError(f"{problem}; take the picture out, or the codec")
+        about: dict[str, Any] = {
+            key: point[key] if pd.notna(point[key]) else None for key in points
+        }
+        decoded = {picture: pieces.decoded(about, name, folder) for picture, name in names.items()}
+        setup = "{version}, {preset}, {chroma} {bit_depth} bit".format(**about)
+        classical = about["lmbda"] is None
+        yield Source(
+            codec=about["codec"],
+            # Of a classical codec the setting alone: "quality 5" is 5.
+            point=about["point"].rpartition(" ")[2] if classical else about["point"],
+            lmbda=about["lmbda"],
+            m=about["m"],
+            bpp=float(rows.bpp.mean()),
+            files=decoded,
+            setup=setup if classical else "",
+        )
 
 
-def _scalable(base: Path, enhancement: Path | None, device: torch.device) -> Coder:
-    codec = ScalableCodec.load(base, enhancement, device)
-    layer: Reader = "human" if enhancement else "machine"
-
-    def code(image: Pixels) -> tuple[Pixels, float]:
-        stream = codec.encode(image)
-        return codec.decode(stream, layer), images.bpp(len(stream), *image.shape[:2])
-
-    return code
+def _names(study: Params, files: Mapping[Picture, Path]) -> Names:
+    """The pictures' names in the table of results: of the test photos those of the data stage."""
+    if study.detect.root is not None:
+        return {picture: picture.file_name for picture in files}
+    photos = sets.load_index()["test"]
+    names = {sets.image_path(record, study.data): record.name for record in photos}
+    return {picture: names[path] for picture, path in files.items()}
 
 
-def _classical(anchor: Anchor, value: float) -> Coder:
-    def code(image: Pixels) -> tuple[Pixels, float]:
-        coded = cached.code(anchor, value, image)
-        return coded.x_hat, coded.bpp
-
-    return code
+def _check_size(picture: Picture, path: Path) -> None:
+    height, width = images.read(path).shape[:2]
+    if (height, width) != (picture.height, picture.width):
+        listed = f"{picture.width}×{picture.height}"
+        raise SicError(f"{path} is {width}×{height}, but {listed} in the annotations")
 
 
 def _name(source: Source) -> str:
-    version = hashlib.sha256(source.version.encode()).hexdigest()[:12]
+    """A name for what is found in a codec's pictures, with a checksum of them."""
+    checksums = "".join(sha256(path) for path in source.files.values())
+    digest = hashlib.sha256(checksums.encode()).hexdigest()[:12]
     point = rate_distortion.label(source.m, source.point)
-    return f"{source.codec}-{point}-{version}".replace(" ", "_")
+    return f"{source.codec}-{point}-{digest}".replace(" ", "_")
 
 
-def _look(
-    coder: Coder, detector: detectors.Detector, files: Mapping[Picture, Path], name: str
-) -> bytes:
-    """Code every picture and look for objects in what comes out, as one file's content."""
-    bpp: list[float] = []
-    found: list[Detections] = []
-    for picture, path in progress.bar(files.items(), desc=name, unit="picture", leave=False):
-        image = images.read(path)
-        if image.shape[:2] != (picture.height, picture.width):
-            height, width = image.shape[:2]
-            listed = f"{picture.width}×{picture.height}"
-            raise SicError(f"{path} is {width}×{height}, but {listed} in the annotations")
-        try:
-            decoded, rate = coder(image)
-        except CodecError as error:
-            problem = f"{name} cannot code {path}: {error.reason}"
-            raise SicError(f"{problem}; take the picture out, or the codec") from None
-        bpp.append(rate)
-        found.append(detector(decoded))
+def _look(detector: detectors.Detector, files: Iterable[Path], name: str) -> bytes:
+    """Look for objects in every picture, as one file's content."""
+    paths = list(files)
+    bar = progress.bar(paths, desc=name, unit="picture", leave=False)
+    found: list[Detections] = [detector(images.read(path)) for path in bar]
     content = io.BytesIO()
     np.savez_compressed(
         content,
-        bpp=np.array(bpp),
         counts=np.array([len(one.scores) for one in found]),
         boxes=np.concatenate([one.boxes for one in found]),
         scores=np.concatenate([one.scores for one in found]),
@@ -236,17 +241,16 @@ def _look(
 
 
 def _accuracy(
-    source: Source, truth: Truth, result: Path, pictures: list[Picture]
+    source: Source, truth: Truth, result: Path
 ) -> tuple[dict[str, Any], list[dict[Hashable, Any]]]:
     """A codec's row of the table, and its rows of the table of classes."""
     with np.load(result) as stored:
         ends = np.cumsum(stored["counts"])[:-1]
         parts = (np.split(stored[key], ends) for key in ("boxes", "scores", "classes"))
         found = [Detections(b, s, c.tolist()) for b, s, c in zip(*parts, strict=True)]
-        bpp = float(stored["bpp"].mean())
-    rows = truth.accuracy(dict(zip(pictures, found, strict=True)))
-    point = {key: getattr(source, key) for key in _POINT} | {"bpp": bpp}
-    whole = point | {"images": len(pictures), "setup": source.setup}
+    rows = truth.accuracy(dict(zip(source.files, found, strict=True)))
+    point = {key: getattr(source, key) for key in (*_POINT, "bpp")}
+    whole = point | {"images": len(source.files), "setup": source.setup}
     for row in rows[rows.part != "class"].itertuples():
         suffix = "" if row.part == "all" else f"_{row.name}"
         whole |= {f"ap{suffix}": row.ap, f"ap50{suffix}": row.ap50}

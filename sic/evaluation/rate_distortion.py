@@ -6,28 +6,27 @@ loss has infinite PSNR and MS-SSIM, and so have means with it.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from sic import images, progress
+from sic import images
 from sic.anchors import cached, vvc_m
-from sic.anchors.classical import Anchor
-from sic.anchors.programs import CodecError, MissingCodec
-from sic.codec import complexity
+from sic.anchors.programs import MissingCodec
 from sic.errors import SicError
 from sic.evaluation import bd
-from sic.evaluation.metrics import MEASURES, Metrics
+from sic.evaluation.coders import ANCHORS, Classical, Inter, Learned, MeanColour, Operations
+from sic.evaluation.metrics import MEASURES
+from sic.evaluation.pieces import Coder, Piece, Result, decoded, label, point_folder
+from sic.files import replacing_folder, sha256
 from sic.images import Pixels
 from sic.params import Params
-from sic.stream.scalable import Reader, ScalableCodec
-from sic.work import checkpoint
+from sic.work import ARTIFACTS, SMALL, Worker, checkpoint, complete
 
 #: What identifies a point.  ``version`` … ``colour`` are as in
 #: :class:`sic.anchors.classical.Setup`; the version of a codec of the study is the fingerprint of
@@ -42,9 +41,8 @@ COLUMNS = ["image", *POINT, *NUMBERS, "note"]
 #: Further columns, which differ between two runs: see :func:`costs`.
 COSTS = ["parameters", "kmac_encode", "kmac_decode"]
 COSTS += ["encode_seconds", "decode_seconds", "peak_megabytes"]
-_RGB = {"chroma": "4:4:4", "bit_depth": 8, "colour": "RGB"}
-#: What a row begins with, and what measures the rest of it.
-Job = tuple[dict[str, Any], Callable[[], dict[str, float]]]
+#: Where the decoded pictures are left that others show, a folder for each codec and point.
+DECODED = ARTIFACTS / "decoded"
 
 
 @dataclass(frozen=True)
@@ -79,167 +77,119 @@ def trained(params: Params) -> Iterator[Trained]:
         yield Trained("difference", point, params.quality[point].lmbda, base, weights)
 
 
-def evaluate(pictures: Mapping[str, Pixels], params: Params, device: str = "cpu") -> pd.DataFrame:
-    """Every codec on every picture, uint8 (H, W, 3) by name: :data:`COLUMNS` and :data:`COSTS`.
+def base_of(params: Params) -> Trained:
+    """The base that the second layers stand on."""
+    path = checkpoint(params.base)
+    return next(item for item in trained(params) if item.base == path and not item.enhancement)
 
-    The transforms run on the device.  Where this machine lacks a classical codec, or one cannot
-    code a picture, the row has a note in place of numbers (:func:`left_out`).  Raises SicError if
-    there are no pictures, a checkpoint is missing, or a codec of the study fails.
+
+def evaluate(
+    pictures: Mapping[str, Path],
+    params: Params,
+    device: str | torch.device = "cpu",
+    folder: Path = DECODED,
+    only_shown: bool = False,
+) -> pd.DataFrame:
+    """Every codec on every picture, a file by name: :data:`COLUMNS` and :data:`COSTS`.
+
+    The transforms run on the device.  What was coded before with equal weights, settings and code
+    is taken up (:mod:`sic.evaluation.pieces`).  The decoded pictures that others show are left in
+    ``folder``, in place of those that were there; ``only_shown`` leaves out the codecs of which
+    none are.  Where this machine lacks a classical codec, or one cannot code a picture, the row has
+    a note in place of numbers (:func:`left_out`).  Raises SicError if there are no pictures, one
+    cannot be read, a checkpoint is missing, or a codec of the study fails.
     """
     if not pictures:
         raise SicError("there are no test images; set data.test in params.yaml")
-    metrics = Metrics(Path(params.evaluate.lpips) if params.evaluate.lpips else None)
-    rows = list(_of_the_study(pictures, params, metrics, device))
-    rows += [_mean_colour(name, image, metrics) for name, image in pictures.items()]
-    rows += _of_anchors(pictures, params, metrics)
-    rows += _of_vvc_m(pictures, params, metrics, device)
+    lpips = Path(params.evaluate.lpips) if params.evaluate.lpips else None
+    groups = [
+        [each for each in group if not only_shown or each.shown]
+        for group in _codecs(params, str(device))
+    ]
+    digests = {name: sha256(path) for name, path in pictures.items()}
+    pieces: list[tuple[str, Piece | Missing]] = [
+        (name, each if isinstance(each, Missing) else Piece.of(path, digests[name], each, lpips))
+        for group in groups
+        for name, path in pictures.items()
+        for each in group
+    ]
+    _make([piece for _, piece in pieces if isinstance(piece, Piece)], params, str(device))
+    with replacing_folder(folder) as partial:
+        rows = [_row(name, piece, partial) for name, piece in pieces]
     kinds = {"m": "Int64", "bit_depth": "Int64", "note": "object"}
     return pd.DataFrame(rows, columns=[*COLUMNS, *COSTS]).astype(kinds)
 
 
-def _of_the_study(
-    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str
-) -> Iterator[dict[str, Any]]:
-    codecs = list(trained(params))
-    total = len(codecs) * len(pictures)
-    with progress.bar(total=total, desc="our codecs", unit="stream") as bar:
-        for item in codecs:
-            codec = ScalableCodec.load(item.base, item.enhancement, device)
-            version = f"weights {'+'.join(part.weights.hex() for part in codec.codecs)}"
-            about = {"codec": item.codec, "version": version, **_RGB, **operations(codec)}
-            about |= {"point": item.point, "lmbda": item.lmbda, "m": item.m}
-            for name, image in pictures.items():
-                yield {"image": name, **about, **code(codec, image, metrics, device)}
-                bar.update()
+@dataclass(frozen=True)
+class Missing:
+    """A classical codec that this machine lacks, and why."""
+
+    codec: str
+    reason: str
+
+    @property
+    def shown(self) -> bool:
+        """Whether machines would be shown its pictures."""
+        return self.codec in ANCHORS
 
 
-def code(
-    codec: ScalableCodec, image: Pixels, metrics: Metrics, device: str = "cpu"
-) -> dict[str, float]:
-    """Write the stream of one picture, uint8 (H, W, 3) RGB, and read it to the picture for people:
-    rates, measures, times, and memory of ``device``.  Raises SicError if the stream does not decode
-    to what its writer had."""
-    with complexity.measure(device) as writing:
-        encoding = codec.encode_layers(image)
-    layers = [encoding.base, *([encoding.enhancement] if encoding.enhancement else [])]
-    with complexity.measure(device) as reading:
-        x_hat = codec.decode(encoding.stream, "human" if encoding.enhancement else "machine")
-    x_hat_t = codec.decode(encoding.base.stream, "machine") if encoding.enhancement else x_hat
-    bpp = [images.bpp(len(layer.stream), *image.shape[:2]) for layer in layers]
-    return {
-        "bpp_base": bpp[0],
-        "bpp_additional": sum(bpp[1:]),
-        "bpp": sum(bpp),
-        "bpp_estimated": sum(layer.estimated.total for layer in layers) / image[..., 0].size,
-        "psnr_machine": images.psnr(image, x_hat_t),
-        **metrics(image, x_hat),
-        "encode_seconds": writing.seconds,
-        "decode_seconds": reading.seconds,
-        "peak_megabytes": max(writing.peak_bytes, reading.peak_bytes) / 1e6,
-    }
-
-
-def operations(codec: ScalableCodec) -> dict[str, float]:
-    """Parameters of all layers, which are frozen, and thousands of multiply-accumulates per pixel
-    to write (`kmac_encode`) and to read (`kmac_decode`) a small picture."""
-    for part in codec.codecs:
-        # PyTorch's counter asks autograd about each parameter, and autograd is off while coding.
-        part.codec.requires_grad_(False)
-    dark = np.zeros((images.MULTIPLE, images.MULTIPLE, 3), np.uint8)
-    encoding = codec.encode_layers(dark)
-    layer: Reader = "human" if encoding.enhancement else "machine"
-    steps = {
-        "kmac_encode": lambda: codec.encode_layers(dark),
-        "kmac_decode": lambda: codec.decode(encoding.stream, layer),
-    }
-    counted = {k: complexity.kmac_per_pixel(step, dark[..., 0].size) for k, step in steps.items()}
-    return {"parameters": sum(complexity.parameters(p.codec) for p in codec.codecs), **counted}
-
-
-def _mean_colour(name: str, image: Pixels, metrics: Metrics) -> dict[str, Any]:
-    """Sending nothing but the picture's mean colour: what every codec must beat."""
-    flat = np.empty_like(image)
-    flat[:] = image.mean(axis=(0, 1)).round()
-    about = {"image": name, "codec": "mean colour", **_RGB, "point": ""}
-    return {**about, **_one_layer(images.bpp(3, *image.shape[:2])), **metrics(image, flat)}
-
-
-def _of_anchors(
-    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics
-) -> list[dict[str, Any]]:
-    def measure(anchor: Anchor, setting: float, image: Pixels) -> dict[str, float]:
-        coded = cached.code(anchor, setting, image)
-        times = {"encode_seconds": coded.encode_seconds, "decode_seconds": coded.decode_seconds}
-        return {**_one_layer(coded.bpp), **metrics(image, coded.x_hat), **times}
-
+def _codecs(params: Params, device: str) -> Iterator[list[Coder | Missing]]:
+    """All codecs in the order of their rows; those of a group take turns on each picture."""
+    alone: dict[Path, Learned] = {}
+    for item in trained(params):
+        point = {key: getattr(item, key) for key in ("codec", "point", "lmbda", "m")}
+        if item.enhancement:
+            yield [Learned.of(point, item.enhancement, device, alone[item.base])]
+        else:
+            alone[item.base] = Learned.of(point, item.base, device)
+            yield [alone[item.base]]
+    yield [MeanColour()]
     found, missing = cached.find(params.evaluate)
-    jobs: list[Job] = [
-        (
-            {"image": name, **asdict(anchor.setup), "point": f"{anchor.knob} {setting}"},
-            partial(measure, anchor, setting, image),
-        )
-        for anchor, settings in found
-        for name, image in pictures.items()
-        for setting in settings
-    ]
-    return [*_at_once(jobs, "classical codecs"), *_missing(missing, pictures)]
-
-
-def _missing(reasons: Mapping[str, str], pictures: Iterable[str]) -> list[dict[str, Any]]:
-    """The rows of codecs that this machine lacks."""
-    return [
-        {"image": name, "codec": codec, "point": "", "note": reason}
-        for codec, reason in reasons.items()
-        for name in pictures
-    ]
-
-
-def _of_vvc_m(
-    pictures: Mapping[str, Pixels], params: Params, metrics: Metrics, device: str
-) -> list[dict[str, Any]]:
-    if not params.evaluate.vvc_m.qp:
-        return []
-    try:
-        codec = vvc_m.find(params.evaluate.vvc_m.preset)
-    except MissingCodec as error:
-        return _missing({"VVC+M": str(error)}, pictures)
-    base = ScalableCodec.load(checkpoint(params.base), device=device)
-
-    def measure(qp: int, image: Pixels, x_hat_t: Pixels, bpp: float) -> dict[str, float]:
-        coded = vvc_m.code(codec, qp, image, x_hat_t)
-        # No times: most of them goes into the first picture, which only stands for x̂_t.
-        rates = {"bpp_base": bpp, "bpp_additional": coded.bpp, "bpp": bpp + coded.bpp}
-        machine = images.psnr(image, x_hat_t)
-        return {**rates, "psnr_machine": machine, **metrics(image, coded.x_hat)}
-
-    jobs: list[Job] = []
-    for name, image in pictures.items():
-        stream = base.encode(image)
-        x_hat_t = base.decode(stream, "machine")
-        bpp = images.bpp(len(stream), *image.shape[:2])
-        for qp in params.evaluate.vvc_m.qp:
-            about = {"image": name, **asdict(codec.setup), "point": f"QP {qp}"}
-            jobs.append((about, partial(measure, qp, image, x_hat_t, bpp)))
-    return _at_once(jobs, "VVC+M")
-
-
-def _one_layer(bpp: float) -> dict[str, float]:
-    return {"bpp_base": bpp, "bpp_additional": 0.0, "bpp": bpp}
-
-
-def _at_once(jobs: list[Job], what: str) -> list[dict[str, Any]]:
-    """Rows of jobs that other programs do, one on each core; in the order of the jobs."""
-
-    def row(job: Job) -> dict[str, Any]:
-        about, measure = job
+    for anchor, settings in found:
+        yield [Classical(anchor, setting) for setting in settings]
+    for name, reason in missing.items():
+        yield [Missing(name, reason)]
+    if qps := params.evaluate.vvc_m.qp:
         try:
-            return {**about, **measure()}
-        except CodecError as error:
-            return {**about, "note": error.reason}
+            codec = vvc_m.find(params.evaluate.vvc_m.preset)
+        except MissingCodec as error:
+            yield [Missing("VVC+M", str(error))]
+        else:
+            yield [Inter(codec, qp, alone[base_of(params).base]) for qp in qps]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = pool.map(row, jobs)
-        return list(progress.bar(rows, total=len(jobs), desc=what, unit="stream"))
+
+def _make(pieces: Sequence[Piece], params: Params, device: str) -> None:
+    """Make the results that are missing: of the study's codecs, then of the others."""
+    cores = os.cpu_count() or 1
+    ours: dict[Path, Piece | Operations] = {}
+    for piece in pieces:
+        if isinstance(piece.coder, Learned):
+            operations = Operations(piece.coder)
+            ours |= {operations.path: operations, piece.path: piece}
+    others = {p.path: p for p in pieces if p.path not in ours}
+    # A large codec takes all cores by itself, and a GPU has no room for many.
+    alone = params.codec.N >= SMALL or not device.startswith("cpu")
+    for jobs, processes in ((ours, 1 if alone else cores), (others, cores)):
+        results = {job: path for path, job in jobs.items()}
+        complete(results, _content, Worker(), "stream", processes=processes)
+
+
+def _content(job: Piece | Operations) -> bytes:
+    return job.make()
+
+
+def _row(name: str, piece: Piece | Missing, folder: Path) -> dict[str, Any]:
+    """A row of the table, from its piece's result; the decoded picture goes into the folder."""
+    if isinstance(piece, Missing):
+        return {"image": name, "codec": piece.codec, "point": "", "note": piece.reason}
+    result, coder = Result(piece.path), piece.coder
+    if picture := result.picture():
+        suffix, content = picture
+        path = folder / point_folder(coder.about) / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    counted = Operations(coder).row() if isinstance(coder, Learned) else {}
+    return {"image": name, **coder.about, **counted, **result.row()}
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -248,6 +198,23 @@ def read(path: Path) -> pd.DataFrame:
     kinds |= {"lmbda": float, "m": "Int64", "bit_depth": "Int64"}
     # A photo may be called 000000001296, or NA: no number, and not missing.
     return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
+
+
+def row(table: pd.DataFrame, codec: Trained, image: str) -> pd.Series:
+    """The row of a codec of the study and a picture.  Raises SicError if there is none."""
+    found = table[(table.image == image) & (table.codec == codec.codec)]
+    of_m = found.m.isna() if codec.m is None else found.m == codec.m
+    found = found[(found.point == codec.point) & of_m]
+    if found.empty:
+        what = f"{codec.codec} at {label(codec.m, codec.point)} and {image}"
+        raise SicError(f"results/rd.csv has no row of {what}; run the evaluate stage again")
+    return found.iloc[0]
+
+
+def picture(row: pd.Series, folder: Path = DECODED) -> Pixels:
+    """The decoded picture of a row, uint8 (H, W, 3), of the codecs that others show.  Raises
+    SicError if it is not there."""
+    return images.read(decoded(row, row.image, folder))
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
@@ -296,9 +263,3 @@ def metrics_json(table: pd.DataFrame) -> dict[str, Any]:
         numbers = {k: round(row[k], places) for k, places in digits.items() if np.isfinite(row[k])}
         found.setdefault(str(row["codec"]), {})[label(row["m"], row["point"])] = numbers
     return found
-
-
-def label(m: int | None, point: str) -> str:
-    """A rate point in one word, as results/metrics.json has it: `q1`, `m5-q2`, or `all`."""
-    parts = (f"m{m}" if pd.notna(m) else "", point if pd.notna(point) else "")
-    return "-".join(part for part in parts if part) or "all"

@@ -16,15 +16,15 @@ from bokeh.resources import Resources
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from sic import images
 from sic.errors import SicError
+from sic.evaluation import rate_distortion
 from sic.evaluation.bd import LAYERED
+from sic.evaluation.rate_distortion import DECODED
 from sic.files import replacing
 from sic.images import Pixels
 from sic.params import Params
 from sic.report.figures import LOOKS, NAMES, by_m
 from sic.report.page import STATIC
-from sic.stream.scalable import ScalableCodec
 
 #: How far a small screen shrinks a figure, whose letters have 10 of 72 points an inch at 150 dpi.
 READABLE = 0.55
@@ -70,16 +70,13 @@ class Scene:
     pictures: Sequence[tuple[str, Pixels]]
 
 
-def scene(name: str, x: Pixels, codecs: Mapping[str, ScalableCodec]) -> Scene:
-    """A photo and what each codec makes of it, with real rates and PSNR in the labels; codecs of
-    one layer show the base's picture, others x̂."""
+def scene(name: str, x: Pixels, rows: Mapping[str, pd.Series], folder: Path = DECODED) -> Scene:
+    """A photo and what codecs made of it, as the stage `evaluate` left it in the folder: by their
+    labels rows of the table of results, whose rate and PSNR go into the labels."""
     pictures = [("original", x)]
-    for label, codec in codecs.items():
-        stream = codec.encode(x)
-        x_hat = codec.decode(stream, "human" if codec.enhancement else "machine")
-        bpp = images.bpp(len(stream), *x.shape[:2])
-        numbers = f"{bpp:.3f} bpp, {images.psnr(x, x_hat):.2f} dB"
-        pictures.append((f"{label}: {numbers}", x_hat))
+    for label, row in rows.items():
+        numbers = f"{row.bpp:.3f} bpp, {row.psnr:.2f} dB"
+        pictures.append((f"{label}: {numbers}", rate_distortion.picture(row, folder)))
     return Scene(name, pictures)
 
 
