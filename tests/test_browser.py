@@ -12,15 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 from skimage import data
-from small import SIZES
 
 from sic import images
-from sic.codec.tcm import TCM
+from sic.errors import SicError
 from sic.report import pages
 from sic.report.notebook import html
 from sic.report.page import page as whole_page
 from sic.report.pages import Scene
-from sic.stream.scalable import ScalableCodec
 
 ROOT = Path(__file__).parents[1]
 ASTRONAUT = data.astronaut()[:200, :300]
@@ -53,14 +51,17 @@ def test_equal_pictures_give_equal_bytes(tmp_path: Path) -> None:
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
-def test_a_scene_shows_what_the_files_decode_to_with_their_rate() -> None:
-    codec = ScalableCodec(TCM(**SIZES))
-    original, coded = pages.scene("astronaut", ASTRONAUT, {"x̂_t": codec}).pictures
+def test_a_scene_shows_what_was_decoded_with_its_rate(tmp_path: Path) -> None:
+    x_hat = ASTRONAUT // 2
+    images.write_png(tmp_path / "fusion/m5-q1/astronaut.png", x_hat)
+    about = {"image": "astronaut", "codec": "fusion", "point": "q1", "m": 5}
+    row = pd.Series({**about, "bpp": 0.25, "psnr": 27.5})
+    original, coded = pages.scene("astronaut", ASTRONAUT, {"x̂": row}, tmp_path).pictures
     np.testing.assert_array_equal(original[1], ASTRONAUT)
-    stream = codec.encode(ASTRONAUT)
-    np.testing.assert_array_equal(coded[1], codec.decode(stream))
-    rate, quality = 8 * len(stream) / (200 * 300), images.psnr(ASTRONAUT, coded[1])
-    assert coded[0] == f"x̂_t: {rate:.3f} bpp, {quality:.2f} dB"
+    np.testing.assert_array_equal(coded[1], x_hat)
+    assert coded[0] == "x̂: 0.250 bpp, 27.50 dB"
+    with pytest.raises(SicError, match=r"no .*fusion/m5-q1/coffee\.webp; run the evaluate stage"):
+        pages.scene("coffee", COFFEE, {"x̂": row.replace("astronaut", "coffee")}, tmp_path)
 
 
 # ---- in a browser ----

@@ -23,7 +23,7 @@ from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
 from sic.data import sets
 from sic.errors import SicError
-from sic.evaluation import detection, detectors
+from sic.evaluation import detection, detectors, rate_distortion
 from sic.evaluation.detectors import Detections
 from sic.files import write_text
 from sic.params import Params
@@ -86,6 +86,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The codecs, and two annotated pictures."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # processes are tested in test_work.py
     shutil.copytree(artifacts, tmp_path / "artifacts")
     for name, box in BOXES.items():
         images.write_png(tmp_path / "photos" / name, picture(box))
@@ -241,16 +242,50 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert len(looks.seen) == 5 + 2, "two codecs of three were done"
 
 
-def test_the_study_s_own_test_pictures_are_taken_where_no_folder_is_named(
-    folder: Path, looks: Looks
-) -> None:
+@pytest.fixture
+def own(folder: Path) -> Params:
+    """A study whose only test photo is the second picture, and that has been evaluated."""
     record = sets.ImageRecord("two", "two.png", 130, 90, "")
     index = {"train": [], "validation": [], "test": [record.__dict__]}
     (folder / "data").mkdir()
     (folder / "data/images.json").write_text(json.dumps(index))
-    table, _ = run(few({"root": None}, data={"source": "folder", "root": "photos"}))
+    chosen = few({"root": None}, data={"source": "folder", "root": "photos"})
+    table = rate_distortion.evaluate({"two": folder / "photos/two.png"}, chosen)
+    (folder / "results").mkdir()
+    table[rate_distortion.COLUMNS].to_csv("results/rd.csv", index=False, float_format="%.6g")
+    return chosen
+
+
+def test_of_the_study_s_own_test_photos_nothing_is_coded_again(
+    folder: Path, own: Params, looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes are found in the very pictures whose PSNR stands in the table, at its rates."""
+    monkeypatch.setattr(rate_distortion, "evaluate", None)  # would fail if it were called
+    shutil.rmtree(folder / "checkpoints")
+    shutil.rmtree(folder / "artifacts/sa_icm")
+    table, _ = run(own)
+    measured = rate_distortion.read(Path("results/rd.csv"))
     assert set(table.images) == {1}
-    np.testing.assert_array_equal(looks.seen[0], picture(BOXES["two.png"]))
+    original = picture(BOXES["two.png"])
+    np.testing.assert_array_equal(looks.seen[0], original)
+    for codec, seen in zip(("SA-ICM", "JPEG"), looks.seen[1:], strict=True):
+        row = measured[measured.codec == codec].iloc[0]
+        assert images.psnr(original, seen) == pytest.approx(row.psnr, abs=1e-4)
+        assert table.set_index("codec").bpp[codec] == row.bpp
+    assert table.set_index("codec").point["JPEG"] == "90"
+
+
+def test_what_evaluate_has_not_left_is_one_line(folder: Path, own: Params, looks: Looks) -> None:
+    path = Path("artifacts/decoded/JPEG/quality-90/two.webp")
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(SicError, match=rf"^no {path}; run the evaluate stage again$"):
+        run(own)
+    path.write_bytes(content)
+    table = rate_distortion.read(Path("results/rd.csv"))
+    table.assign(image="one").to_csv("results/rd.csv", index=False)
+    with pytest.raises(SicError, match=r"^SA-ICM has no row of two; run the evaluate stage again$"):
+        run(own)
 
 
 def test_one_entry_for_two_pictures_is_refused(folder: Path) -> None:
@@ -363,10 +398,14 @@ def test_wrong_settings_are_one_line(values: dict[str, Any], line: str, folder: 
         run(study(values))
 
 
-def test_a_picture_that_a_codec_cannot_code_is_named_with_the_codec(folder: Path) -> None:
-    def refuse(image: images.Pixels) -> tuple[images.Pixels, float]:
-        raise CodecError("WebP", "too large")
+def test_a_picture_that_a_codec_cannot_code_is_named_with_the_codec(
+    folder: Path, looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> cached.Coded:
+        raise CodecError("JPEG", "too large")
 
-    _, files = detection.annotated(study())
-    with pytest.raises(SicError, match=r"^WebP-40 cannot code photos/one\.png: too large; take"):
-        detection._look(refuse, red, files, "WebP-40")
+    monkeypatch.setattr(cached, "code", refuse)
+    with pytest.raises(
+        SicError, match=r"^JPEG at quality 90 cannot code one\.png: too large; take the picture out"
+    ):
+        run(few())

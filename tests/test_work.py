@@ -5,9 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
+from sic.anchors.programs import CodecError
 from sic.errors import SicError
 from sic.work import Worker, complete, threads
 
@@ -45,12 +47,12 @@ def log(folder: Path) -> list[tuple[str, str]]:
     return [(line.split()[0], line.split()[1]) for line in lines]
 
 
-def wait_for(condition: object, *arguments: object) -> None:
-    for _ in range(500):
+def wait_for(condition: object, *arguments: object, seconds: float = 10) -> None:
+    for _ in range(int(50 * seconds)):
         if condition(*arguments):  # type: ignore[operator]
             return
         time.sleep(0.02)
-    raise AssertionError("it did not happen in ten seconds")
+    raise AssertionError(f"it did not happen in {seconds} seconds")
 
 
 def test_workers_share_without_a_duplicate(tmp_path: Path) -> None:
@@ -111,6 +113,74 @@ def test_an_error_stops_and_what_is_done_stays(tmp_path: Path) -> None:
     broken.clear()
     assert complete(results, make, Worker(), "piece")
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "c"}
+
+
+# ---- processes ----
+
+
+def who_made_it(name: str) -> bytes:
+    """The process that is asked, and how many threads it has."""
+    if name == "broken":
+        raise CodecError("a piece", "is broken")
+    if name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    return f"{os.getpid()} {torch.get_num_threads()}".encode()
+
+
+def test_processes_make_pieces_side_by_side(tmp_path: Path) -> None:
+    results = {f"{i:02d}": tmp_path / f"{i:02d}" for i in range(12)}
+    results["00"].write_bytes(b"there")
+    assert complete(results, who_made_it, Worker(), "piece", processes=2)
+    made = [path.read_bytes().split() for path in results.values()]
+    assert made[0] == [b"there"]
+    assert len({process for process, _ in made[1:]}) == 2
+    assert {threads for _, threads in made[1:]} == {b"1"}
+    assert {p.name for p in tmp_path.iterdir()} == set(results), "no claims"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("broken", "^a piece: is broken$"), ("killed", r"killed, or ran out of memory; run the same")],
+)
+def test_what_fails_in_a_process_is_one_line(name: str, line: str, tmp_path: Path) -> None:
+    results = {each: tmp_path / each for each in ("a", name)}
+    with pytest.raises(SicError, match=line):
+        complete(results, who_made_it, Worker(), "piece", processes=2)
+    assert not (tmp_path / name).exists()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from test_work import forever
+from sic.work import Worker, complete
+if __name__ == "__main__":
+    results = {name: Path(sys.argv[1], name) for name in "ab"}
+    complete(results, forever, Worker(), "piece", processes=2)
+"""
+
+
+def forever(name: str) -> bytes:
+    folder = Path(sys.argv[1])
+    (folder / f"{name}.pid").write_text(str(os.getpid()))
+    time.sleep(1000)
+    return b""
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path)]
+    parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2, seconds=120)
+        workers = [psutil.Process(int(p.read_text())) for p in tmp_path.glob("*.pid")]
+    finally:
+        parent.kill()
+        parent.wait()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
 
 
 def test_a_folder_that_takes_no_claim_is_one_line(tmp_path: Path) -> None:

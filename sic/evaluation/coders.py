@@ -3,7 +3,7 @@ classical ones, VVC+M, and the mean colour.  ``about`` is what the rows of each 
 
 import json
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +108,17 @@ class Operations:
     form, whatever their weights."""
 
     codec: Learned
+    path: Path
 
-    @property
-    def path(self) -> Path:
-        """The file."""
-        forms = [weights.metadata(layer)["settings"] for layer in self.codec.layers]
-        return CACHE / f"operations-{fingerprint(forms, operations)}.json"
+    @staticmethod
+    @cache
+    def of(codec: Learned) -> "Operations":
+        """Those of a codec, with the place of their file."""
+        forms = [weights.metadata(layer)["settings"] for layer in codec.layers]
+        return Operations(codec, CACHE / f"operations-{fingerprint(forms, operations)}.json")
 
     def make(self) -> bytes:
-        """Its content, as JSON."""
+        """The file's content, as JSON."""
         return json.dumps(operations(self.codec.load())).encode()
 
     def row(self) -> dict[str, float]:

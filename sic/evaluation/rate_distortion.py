@@ -164,7 +164,7 @@ def _make(pieces: Sequence[Piece], params: Params, device: str) -> None:
     ours: dict[Path, Piece | Operations] = {}
     for piece in pieces:
         if isinstance(piece.coder, Learned):
-            operations = Operations(piece.coder)
+            operations = Operations.of(piece.coder)
             ours |= {operations.path: operations, piece.path: piece}
     others = {p.path: p for p in pieces if p.path not in ours}
     # A large codec takes all cores by itself, and a GPU has no room for many.
@@ -188,7 +188,7 @@ def _row(name: str, piece: Piece | Missing, folder: Path) -> dict[str, Any]:
         path = folder / point_folder(coder.about) / f"{name}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    counted = Operations(coder).row() if isinstance(coder, Learned) else {}
+    counted = Operations.of(coder).row() if isinstance(coder, Learned) else {}
     return {"image": name, **coder.about, **counted, **result.row()}
 
 
