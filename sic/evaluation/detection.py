@@ -84,7 +84,7 @@ def run(
         "weights": sha256(checkpoint),
         "device": detector_device.type,
     }
-    folder = WORK / f"detect-{fingerprint(origin, _look, detectors.load)}"
+    folder = WORK / f"detect-{fingerprint(origin, _look, 'sic.evaluation.detectors.load')}"
     load_detector = cache(lambda: detectors.load(study.detect, checkpoint, detector_device))
 
     def make(name: str) -> bytes:
