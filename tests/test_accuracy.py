@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sic.evaluation import detection
+from sic.evaluation import detection, machine
 from sic.report import findings
 
 POINT = {"lmbda": None, "m": None}
@@ -14,7 +14,17 @@ POINT = {"lmbda": None, "m": None}
 
 def row(codec: str, point: str, bpp: float, ap: float, m: int | None = None) -> dict[str, Any]:
     about = {"codec": codec, "point": point, "lmbda": None, "m": m, "images": 154}
-    return {**about, "bpp": bpp, "ap": ap, "ap50": 1.5 * ap}
+    return {
+        **about,
+        "bpp": bpp,
+        **measured("ap", ap),
+        **measured("ap50", 1.5 * ap),
+        "mask_ap": None,
+    }
+
+
+def measured(name: str, value: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": value - 0.02, f"{name}_high": value + 0.01}
 
 
 @pytest.fixture
@@ -58,6 +68,11 @@ def test_the_figure_has_a_curve_for_each_codec_and_a_line_for_originals(
         lines = {str(line.get_label()): line for line in axes.get_lines()}
         assert len(lines) == 5
         np.testing.assert_allclose(lines["originals"].get_ydata(), 0.28 * factor)
+        bars = axes.collections[-1].get_segments()  # the last codec's: JPEG at 0.2 and at 0.3 bpp
+        np.testing.assert_allclose(
+            bars[0], [[0.2, 0.02 * factor - 0.02], [0.2, 0.02 * factor + 0.01]]
+        )
+        assert len(bars) == 2
         (jpeg,) = (line for label, line in lines.items() if "JPEG" in label)
         np.testing.assert_allclose(jpeg.get_xdata(), [0.2, 0.3])
         np.testing.assert_allclose(jpeg.get_ydata(), factor * np.array([0.02, 0.07]))
@@ -77,3 +92,40 @@ def test_classes_are_the_commonest_ones_in_the_order_of_the_codecs() -> None:
 
 def test_without_a_detector_there_are_no_classes() -> None:
     assert findings.by_class(pd.DataFrame(columns=detection.CLASS_COLUMNS), 12).empty
+
+
+def test_masks_have_a_panel_of_their_own(table: pd.DataFrame) -> None:
+    masked = table.assign(mask_ap=table.ap / 2, mask_ap_low=table.ap / 4, mask_ap_high=table.ap)
+    *_, last = findings.against_rate(masked, m=5, caption="caption").axes
+    assert "masks" in last.get_ylabel()
+    (jpeg,) = (line for line in last.get_lines() if "JPEG" in str(line.get_label()))
+    np.testing.assert_allclose(jpeg.get_ydata(), [0.01, 0.035])
+
+
+def points(codec: str, *values: tuple[float, float]) -> list[machine.Point]:
+    return [
+        machine.Point(codec, f"q{i}", 35, np.full(3, bpp), {"bbox": np.full((3, 2), ap)})
+        for i, (bpp, ap) in enumerate(values)
+    ]
+
+
+def test_what_the_base_buys_is_told_by_curves_or_by_points() -> None:
+    lic = points("LIC", (0.1, 0.1), (0.2, 0.2), (0.4, 0.3))
+    jpeg = points("JPEG", (0.2, 0.1), (0.8, 0.3))
+    curve = points("SA-ICM", (0.08, 0.1), (0.16, 0.2), (0.32, 0.3))
+    first, second, third = findings.bought(machine.compare([*curve, *lic, *jpeg]))
+    assert first == (
+        "SA-ICM, x̂_t against LIC for people, boxes: 20.0 % fewer bits at equal AP [95%: -20.0 to "
+        "-20.0 %]; AP +0.032 at equal bits [95%: +0.032 to +0.032 AP]."
+    )
+    assert "SA-ICM, x̂_t against JPEG, boxes: 60.0 % fewer bits at equal AP" in second
+    assert "LIC for people against JPEG, boxes: 50.0 % fewer bits" in third
+    (told,) = findings.bought(machine.compare([*points("SA-ICM", (0.15, 0.05)), *lic]))
+    assert told == (
+        "SA-ICM, x̂_t against LIC for people, boxes at 0.150 bpp and AP 0.050: no number of bits "
+        "(the other was not measured at this AP); AP -0.108 at equal bits [95%: -0.108 to -0.108 "
+        "AP]."
+    )
+    (told,) = findings.bought(machine.compare([*points("SA-ICM", (0.05, 0.05)), *lic]))
+    assert "no number of bits (the other was not" in told
+    assert told.endswith("no AP at equal bits (the other was not measured at this rate).")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pycocotools import mask as run_lengths
 from reference_weights import fill
 from skimage import data as photos
 from small import SIZES
@@ -23,7 +24,7 @@ from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
 from sic.data import sets
 from sic.errors import SicError
-from sic.evaluation import detection, detectors, rate_distortion
+from sic.evaluation import detection, detectors, machine, rate_distortion
 from sic.evaluation.detectors import Detections
 from sic.files import write_text
 from sic.params import Params
@@ -133,21 +134,28 @@ def study(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any
 
 
 def run(chosen: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return detection.run(chosen, CPU, CPU)
+    table, classes, _ = detection.run(chosen, CPU, CPU)
+    return table, classes
 
 
 def test_without_a_detector_the_tables_have_columns_and_no_rows() -> None:
-    table, classes = run(study({"detector": "none"}))
+    table, classes, points = detection.run(study({"detector": "none"}), CPU, CPU)
     assert list(table.columns) == detection.COLUMNS
     assert list(classes.columns) == detection.CLASS_COLUMNS
-    assert len(table) == len(classes) == 0
+    assert len(table) == len(classes) == len(points) == len(machine.compare(points)) == 0
     assert detection.metrics_json(table) == {}
 
 
 def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
     folder: Path, looks: Looks
 ) -> None:
-    table, classes = run(study())
+    table, classes, points = detection.run(study(), CPU, CPU)
+    compared = machine.compare(points)
+    assert set(compared.images) == {2}
+    assert compared[["tested", "point", "other"]].to_numpy().tolist() == [
+        ["SA-ICM", "q3", "LIC"],
+        ["SA-ICM", "q3", "JPEG"],
+    ]
     assert list(table.columns) == detection.COLUMNS
     assert list(classes.columns) == detection.CLASS_COLUMNS
     assert list(zip(table.codec, table.point, strict=True)) == [
@@ -168,6 +176,8 @@ def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
     assert "Pillow" in rows.loc[("JPEG", "5"), "setup"]
     assert rows.loc["original", "ap_medium"].item() == pytest.approx(1)
     assert np.isnan(rows.loc["original", "ap_large"].item())
+    assert rows.loc["original", ["ap_low", "ap_high"]].to_numpy().ravel().tolist() == [1, 1]
+    assert rows.filter(like="mask").isna().all(axis=None), "the annotations are boxes"
     assert set(classes["class"]) == {"stop sign"}
     assert set(classes.objects) == {2}
     assert classes.ap.tolist() == table.ap.tolist(), "of one class the mean is that class"
@@ -224,6 +234,75 @@ def test_only_what_changed_is_looked_at_again(folder: Path, looks: Looks) -> Non
     assert len(looks.seen) == 14, "another picture, for all codecs"
     run(few({"score_threshold": 0.5}))
     assert len(looks.seen) == 20
+
+
+def test_other_resamplings_look_at_nothing_again(folder: Path, looks: Looks) -> None:
+    first, _ = run(few(compare={"bootstrap": 20}))
+    found = {path: path.read_bytes() for path in Path("checkpoints").rglob("*.npz")}
+    again, _ = run(few(compare={"bootstrap": 30}))
+    assert len(looks.seen) == 6
+    assert {path: path.read_bytes() for path in Path("checkpoints").rglob("*.npz")} == found
+    pd.testing.assert_series_equal(first.ap, again.ap)
+
+
+def test_masks_are_kept_and_scored_with_the_boxes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mask R-CNN of random weights, all the way: run, store, read, score."""
+    build = detectors.build
+
+    def small(name: str, score_threshold: float) -> Any:
+        """That looks at pictures of 96 pixels instead of 800, at 30 places instead of 1,000."""
+        model = build(name, score_threshold)
+        model.transform.min_size = (96,)
+        model.rpn._post_nms_top_n["testing"] = 30
+        return model
+
+    monkeypatch.setattr(detectors, "build", small)
+    torch.manual_seed(0)
+    model = small("maskrcnn_resnet50_fpn", 0.0)
+    torch.save(model.state_dict(), folder / "mask.pth")
+    values = {"detector": "maskrcnn_resnet50_fpn", "weights": "mask.pth", "images": 1}
+    chosen = few({**values, "score_threshold": 0.0})
+    content = json.loads((folder / "boxes.json").read_text())
+    for mark in content["annotations"]:
+        x, y, w, h = mark["bbox"]
+        mark["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (folder / "boxes.json").write_text(json.dumps(content))
+    table, classes = run(chosen)
+    assert table.codec.tolist() == ["original", "SA-ICM", "JPEG"]
+    assert table[["ap", "mask_ap", "mask_ap50"]].notna().all(axis=None)
+    assert table[["ap_low", "mask_ap_high"]].isna().all(axis=None), "from one picture"
+    assert classes.mask_ap.tolist() == table.mask_ap.tolist()
+
+    ((picture, path),) = detection.annotated(chosen)[1].items()
+    found = detectors.load(chosen.detect, folder / "mask.pth", CPU)(images.read(path))
+    (kept,) = Path("checkpoints").glob("detect-*/original-*.npz")
+    (read,) = detection._read(kept)
+    np.testing.assert_array_equal(read.boxes, found.boxes)
+    assert found.masks
+    assert (read.masks, read.classes) == (found.masks, found.classes)
+    with torch.inference_mode():
+        (theirs,) = model.eval()([images.to_tensor(images.read(path))[0]])
+    size = [picture.height, picture.width]
+    shown = [run_lengths.decode({"size": size, "counts": counts}) for counts in read.masks]
+    np.testing.assert_array_equal(np.stack(shown), theirs["masks"][:, 0] >= 0.5)
+    assert 0 < np.mean(shown) < 1
+
+
+def test_masks_stay_with_their_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture without an object, one with two, one with one."""
+    names = [[], ["dog", "cat"], ["cow"]]
+    masks = [[], [b"\x00a", b"bcd"], [b"e"]]
+    found = iter(
+        Detections(np.full((len(n), 4), len(n), np.float32), np.ones(len(n), np.float32), n, m)
+        for n, m in zip(names, masks, strict=True)
+    )
+    content = detection._look(lambda _: next(found), [Path("photos/one.png")] * 3, "a codec")
+    (folder / "found.npz").write_bytes(content)
+    read = detection._read(folder / "found.npz")
+    assert [one.classes for one in read] == names
+    assert [one.masks for one in read] == masks
 
 
 def test_a_stopped_run_goes_on_where_it_was(

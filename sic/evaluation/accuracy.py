@@ -1,18 +1,20 @@
-"""Detection accuracy as COCO defines it: mean average precision by pycocotools' COCOeval."""
+"""Detection accuracy as COCO defines it: mean average precision by pycocotools' COCOeval, of boxes
+and, where detector and annotations have them, of masks."""
 
 import contextlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
@@ -23,9 +25,13 @@ from sic.evaluation.detectors import Detections
 SIZES = ("small", "medium", "large")
 AREAS = Params("bbox").areaRng  # of all, then of these
 
+#: What is held against what people marked, boxes or masks, and the prefix of its columns.
+Kind = Literal["bbox", "segm"]
+PREFIX: Mapping[Kind, str] = {"bbox": "", "segm": "mask_"}
+
 #: The columns of :meth:`Truth.accuracy`: ``part`` is "all", "size" or "class"; ``ap`` is the mean
-#: over IoU 0.50, 0.55 … 0.95, ``ap50`` that at IoU 0.50; both in [0, 1].
-COLUMNS = ["part", "name", "objects", "ap", "ap50"]
+#: over IoU 0.50, 0.55 … 0.95, ``ap50`` that at IoU 0.50; both in [0, 1], NaN without masks.
+COLUMNS = ["part", "name", "objects", "ap", "ap50", "mask_ap", "mask_ap50"]
 
 Content = dict[str, list[dict[str, Any]]]
 
@@ -46,6 +52,30 @@ class Picture:
     file_name: str
     width: int
     height: int
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What was found of one class, best first, and whether it is right.
+
+    ``picture`` (D,) is the place of the picture among those looked at, ``hit`` and ``counted``
+    (10 IoU, D) say what is an object and what counts at all, as nothing does that lies on a crowd;
+    ``objects`` (pictures,) is the number of objects that can be found in each.
+    """
+
+    picture: NDArray[np.int64]
+    hit: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+    objects: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How right a detector is: the table of :meth:`Truth.accuracy`, and the matches behind its
+    first row, by class, of boxes and, if there are masks, of masks."""
+
+    table: pd.DataFrame
+    matches: Mapping[Kind, list[Matches]]
 
 
 class Truth:
@@ -106,10 +136,15 @@ class Truth:
         The table has :data:`COLUMNS`, and a row for all objects, one for each of :data:`SIZES`
         (empty where there is no such object) and one for each marked class, by its number.
         ``objects`` counts those that can be found, which crowds are not; of each class the 100 best
-        boxes per picture count.  Raises SicError if nothing is marked in any of the pictures.
+        per picture count.  Masks are scored if the detector gives them and everything marked in the
+        pictures has an outline.  Raises SicError if nothing is marked there, or an outline is none.
         """
-        numbers = {picture.id for picture in found}
-        marked = [a for a in self._annotations if a["image_id"] in numbers]
+        return self.evaluate(found).table
+
+    def evaluate(self, found: Mapping[Picture, Detections]) -> Evaluation:
+        """Match what the detector found with what is marked; as :meth:`accuracy`."""
+        pictures = {picture.id: picture for picture in found}
+        marked = [a for a in self._annotations if a["image_id"] in pictures]
         alone = [a for a in marked if not a["iscrowd"]]
         if not alone:
             raise SicError(f"{self.path} marks no object in the pictures; see detect.annotations")
@@ -119,33 +154,40 @@ class Truth:
             for name, number in sorted(self.categories.items(), key=lambda item: item[1])
             if number in objects.category_id.array
         }
+        drawn = all(a.get("segmentation") for a in marked)
+        masks = drawn and all(one.masks is not None for one in found.values())
         truth = self._dataset(
-            {key: a[key] for key in _NEEDED["annotations"]} | {"iscrowd": int(a["iscrowd"])}
+            {key: a[key] for key in _NEEDED["annotations"]}
+            | {"iscrowd": int(a["iscrowd"])}
+            | ({"segmentation": self._outline(a, pictures[a["image_id"]])} if masks else {})
             for a in marked
         )
-        guess = self._dataset(
-            {"image_id": picture.id, "category_id": classes[name], "score": float(score)}
-            | {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
-            for picture, one in found.items()
-            for (x0, y0, x1, y1), score, name in zip(
-                one.boxes.tolist(), one.scores, one.classes, strict=True
-            )
-            if name in classes
-        )
-        precision = _precision(truth, guess, sorted(numbers), list(classes.values()))
-        rows = [("all", "all", len(objects), *_means(precision[..., 0]))]  # as COLUMNS has them
-        for i, name in enumerate(SIZES, start=1):
-            inside = objects.area.between(*AREAS[i])  # both ends count, as in COCOeval
-            rows.append(("size", name, int(inside.sum()), *_means(precision[..., i])))
-        for i, (name, number) in enumerate(classes.items()):
-            count = int((objects.category_id == number).sum())
-            rows.append(("class", name, count, *_means(precision[..., i, 0])))
-        return pd.DataFrame(rows, columns=COLUMNS)
+        numbers: tuple[list[int], list[int]] = (list(pictures), list(classes.values()))
+        evaluations = {
+            kind: _evaluate(truth, self._dataset(_guesses(found, classes, kind)), kind, *numbers)
+            for kind in PREFIX
+            if masks or kind == "bbox"
+        }
+        precision = {kind: one.eval["precision"][..., -1] for kind, one in evaluations.items()}
+        matches = {kind: _matches(one, *numbers) for kind, one in evaluations.items()}
+        return Evaluation(_table(objects, classes, precision), matches)
+
+    def _outline(self, annotation: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
+        try:
+            return _run_lengths(annotation["segmentation"], [picture.height, picture.width])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise SicError(
+                f"{self.path}: an annotation of image {picture.id} has an outline that is neither"
+                f" polygons nor run lengths of {picture.width}×{picture.height} pixels"
+            ) from None
 
     def _dataset(self, annotations: Iterable[dict[str, Any]]) -> COCO:
         coco = COCO()
         coco.dataset = {
-            "images": [{"id": picture.id} for picture in self.pictures.values()],
+            "images": [
+                {"id": picture.id, "height": picture.height, "width": picture.width}
+                for picture in self.pictures.values()
+            ],
             "categories": [{"id": number} for number in self.categories.values()],
             # Numbered anew from 1: COCOeval takes an object with the number 0 for none.
             "annotations": [a | {"id": i} for i, a in enumerate(annotations, start=1)],
@@ -180,19 +222,98 @@ def _is_sound(number: Any) -> bool:
     return isinstance(number, int | float) and abs(number) < 1e9  # which NaN is not
 
 
-def _precision(
-    truth: COCO, guess: COCO, pictures: list[int], classes: list[int]
-) -> NDArray[np.float64]:
-    """COCOeval's precisions of the 100 best boxes per picture and class, (10 IoU, 101 recalls,
-    classes, 1 + sizes); −1 where nothing is marked."""
-    evaluation = COCOeval(truth, guess, "bbox")
+def _run_lengths(outline: Any, size: list[int]) -> dict[str, Any]:
+    """An outline, a list of polygons or run lengths of a picture of this height and width, as
+    COCO's compressed run lengths.  Raises one of several errors if it is neither."""
+    if isinstance(outline, list):
+        corners = [number for polygon in outline for number in polygon]
+        # pycocotools walks along every edge, and takes less than a triangle for a box or a crash.
+        if min(map(len, outline)) < 6 or not all(map(_is_sound, corners)):
+            raise ValueError
+        if max(map(abs, corners)) > 1e5:
+            raise ValueError
+        return dict(run_lengths.merge(run_lengths.frPyObjects(outline, *size)))
+    counts = outline["counts"]
+    if outline["size"] != size:
+        raise ValueError
+    if isinstance(counts, list):
+        if min(counts) < 0 or sum(counts) != size[0] * size[1]:
+            raise ValueError
+        return dict(run_lengths.frPyObjects(outline, *size))
+    run_lengths.decode(outline)
+    return dict(outline)
+
+
+def _guesses(
+    found: Mapping[Picture, Detections], classes: Mapping[str, int], kind: Kind
+) -> Iterator[dict[str, Any]]:
+    """What was found, as COCO-style annotations; of masks the area is theirs, as in COCO's."""
+    for picture, one in found.items():
+        for i, ((x0, y0, x1, y1), score, name) in enumerate(
+            zip(one.boxes.tolist(), one.scores, one.classes, strict=True)
+        ):
+            if name not in classes:
+                continue
+            guess: dict[str, Any] = {"image_id": picture.id, "category_id": classes[name]}
+            guess |= {"score": float(score), "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
+            guess["area"] = (x1 - x0) * (y1 - y0)
+            if kind == "segm" and one.masks is not None:
+                outline = {"size": [picture.height, picture.width], "counts": one.masks[i]}
+                guess |= {"segmentation": outline, "area": float(run_lengths.area(outline))}
+            yield guess
+
+
+def _evaluate(
+    truth: COCO, guess: COCO, kind: Kind, pictures: list[int], classes: list[int]
+) -> COCOeval:
+    evaluation = COCOeval(truth, guess, kind)
     evaluation.params.imgIds = pictures
     evaluation.params.catIds = classes
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
-    table: NDArray[np.float64] = evaluation.eval["precision"][..., -1]
-    return table
+    return evaluation
+
+
+def _matches(evaluation: COCOeval, pictures: list[int], classes: list[int]) -> list[Matches]:
+    """COCOeval's matches of each class; it has them by class, size (the first is all) and picture,
+    in the order of the pictures' numbers."""
+    order = np.argsort(pictures)
+    by_picture = np.array(evaluation.evalImgs, object)
+    found = []
+    for entries in by_picture.reshape(len(classes), len(AREAS), len(pictures))[:, 0]:
+        there = [(place, e) for place, e in zip(order, entries, strict=True) if e]
+        scores = np.concatenate([e["dtScores"] for _, e in there])
+        best = np.argsort(-scores, kind="stable")
+        hit, ignored = (
+            np.concatenate([e[key] for _, e in there], axis=1)[:, best].astype(bool)
+            for key in ("dtMatches", "dtIgnore")
+        )
+        objects = np.zeros(len(pictures), np.int64)
+        objects[[place for place, _ in there]] = [(e["gtIgnore"] == 0).sum() for _, e in there]
+        places = np.repeat([place for place, _ in there], [len(e["dtScores"]) for _, e in there])
+        found.append(Matches(places[best], hit & ~ignored, ~ignored, objects))
+    return found
+
+
+def _table(
+    objects: pd.DataFrame, classes: Mapping[str, int], precision: Mapping[Kind, NDArray[np.float64]]
+) -> pd.DataFrame:
+    """The table with :data:`COLUMNS`, from COCOeval's precisions, (10 IoU, 101 recalls, classes,
+    1 + sizes), −1 where nothing is marked."""
+
+    def means(*where: Any) -> tuple[float, ...]:
+        known = [precision[kind][where] if kind in precision else None for kind in PREFIX]
+        return sum((_means(p) if p is not None else (math.nan, math.nan) for p in known), ())
+
+    rows = [("all", "all", len(objects), *means(..., 0))]  # as COLUMNS has them
+    for i, name in enumerate(SIZES, start=1):
+        inside = objects.area.between(*AREAS[i])  # both ends count, as in COCOeval
+        rows.append(("size", name, int(inside.sum()), *means(..., i)))
+    for i, (name, number) in enumerate(classes.items()):
+        count = int((objects.category_id == number).sum())
+        rows.append(("class", name, count, *means(..., i, 0)))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _means(precision: NDArray[np.float64]) -> tuple[float, float]:

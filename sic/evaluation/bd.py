@@ -21,7 +21,7 @@ Points = NDArray[np.float64]
 MIN_POINTS = 3  # of a curve; two make a straight line
 MIN_OVERLAP = 0.5  # share of the tested curve that the other must cover, to speak for it
 CONFIDENCE = 0.95
-_MIN_SAMPLES = 0.9  # share of the resamplings that must have a number for an interval
+MIN_SAMPLES = 0.9  # share of the resamplings that must have a number for an interval
 
 LAYERED = ("fusion", "difference", "VVC+M")  # codecs whose second layer is coded on x̂_t
 BASE = "SA-ICM"  # the codec of x̂_t, a picture for machines: by PSNR no rival of those for people
@@ -86,7 +86,7 @@ def delta(tested: Curve, other: Curve, of: str, resamplings: int) -> Delta:
         distinct, counts = np.unique(drawn, axis=0, return_counts=True)
         means = [(tested.mean(w / images), other.mean(w / images)) for w in distinct]
         values = np.repeat([_delta(*pair, of)[0] for pair in means], counts)
-        if np.isfinite(values).mean() >= _MIN_SAMPLES:
+        if np.isfinite(values).mean() >= MIN_SAMPLES:
             tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
             low, high = (float(v) for v in np.nanquantile(values, tails))
     return Delta(value, low, high, overlap, note)
@@ -239,14 +239,19 @@ def readable(compared: pd.DataFrame) -> pd.DataFrame:
     """The rows of :func:`compare` in words: `tested`, `other`, `bits`, and `BD-rate (%)` and
     `BD-PSNR (dB)`, each with its interval, or why there is none."""
     shown = compared[["tested", "other", "bits"]].replace("difference", "DC")
-    for name, title, digits in (("bd_rate", "BD-rate (%)", 1), ("bd_psnr", "BD-PSNR (dB)", 2)):
-        shown[title] = [
-            note or f"{value:+.{digits}f}{_interval(low, high, digits)}"
-            for value, low, high, note in zip(
-                *(compared[f"{name}{end}"] for end in ("", "_low", "_high", "_note")), strict=True
-            )
-        ]
+    shown["BD-rate (%)"] = spelled(compared, "bd_rate", 1)
+    shown["BD-PSNR (dB)"] = spelled(compared, "bd_psnr", 2)
     return shown
+
+
+def spelled(compared: pd.DataFrame, name: str, digits: int) -> list[str]:
+    """The deltas of this name in the rows of a comparison, each with its interval, or why there is
+    none."""
+    columns = (compared[f"{name}{end}"] for end in ("", "_low", "_high", "_note"))
+    return [
+        note or f"{value:+.{digits}f}{_interval(low, high, digits)}"
+        for value, low, high, note in zip(*columns, strict=True)
+    ]
 
 
 def _interval(low: float, high: float, digits: int) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from sic import images, progress
 from sic.data import sets, visdrone
 from sic.errors import SicError
-from sic.evaluation import detectors, pieces, rate_distortion
-from sic.evaluation.accuracy import SIZES, Picture, Truth
+from sic.evaluation import detectors, machine, pieces, rate_distortion
+from sic.evaluation.accuracy import PREFIX, SIZES, Picture, Truth
 from sic.evaluation.coders import ANCHORS
 from sic.evaluation.detectors import Detections
 from sic.files import sha256
@@ -36,12 +37,15 @@ NONE = "none"  # the detector of a study that has no weights of one
 ORIGINAL = "original"  # the codec of the pictures as they are
 _POINT = ["codec", "point", "lmbda", "m"]
 #: The columns of results/detection.csv: one row per codec and rate point.  ``bpp`` is the mean over
-#: the pictures, empty for originals; ``ap`` is mAP50-95 and ``ap50`` mAP50, of all objects and of
-#: COCO's sizes; ``setup`` is the program and set-up of a classical codec.
-COLUMNS = [*_POINT, "images", "bpp", "ap", "ap50"]
-COLUMNS += [*(f"{kind}_{size}" for size in SIZES for kind in ("ap", "ap50")), "setup"]
+#: the pictures, empty for originals; ``ap`` is mAP50-95 and ``ap50`` mAP50, of boxes, with the ends
+#: of their intervals, then of COCO's sizes; ``mask_ap`` … are those of masks, empty without;
+#: ``setup`` is the program and set-up of a classical codec.
+_MEASURES = [f"{prefix}{ap}" for prefix in PREFIX.values() for ap in ("ap", "ap50")]
+COLUMNS = [*_POINT, "images", "bpp"]
+COLUMNS += [f"{measure}{end}" for measure in _MEASURES for end in ("", "_low", "_high")]
+COLUMNS += [*(f"{measure}_{size}" for size in SIZES for measure in _MEASURES), "setup"]
 #: The columns of results/detection_classes.csv: one row per codec, rate point and class.
-CLASS_COLUMNS = [*_POINT, "bpp", "class", "objects", "ap", "ap50"]
+CLASS_COLUMNS = [*_POINT, "bpp", "class", "objects", *_MEASURES]
 
 #: A picture of the annotations; its name in the table of results.
 Names = Mapping[Picture, str]
@@ -50,30 +54,31 @@ Names = Mapping[Picture, str]
 @dataclass(frozen=True)
 class Source:
     """A codec at a rate point, as in the table of :mod:`sic.evaluation.rate_distortion`, and the
-    files of what it decoded; ``bpp`` is the mean over them, and ``setup`` that of a classical
-    codec."""
+    files of what it decoded; ``bpp`` are the bits per pixel of each, and ``setup`` is that of a
+    classical codec."""
 
     codec: str
     point: str
     lmbda: float | None
     m: int | None
-    bpp: float
+    bpp: NDArray[np.float64]
     files: Mapping[Picture, Path]
     setup: str = ""
 
 
 def run(
     study: Params, detector_device: torch.device, codec_device: torch.device
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, list[machine.Point]]:
     """Detection accuracy on the originals and on every codec's pictures: ``COLUMNS`` and
-    ``CLASS_COLUMNS``, without rows where ``detect.detector`` is ``none``.
+    ``CLASS_COLUMNS``, and the points of the curves for :func:`sic.evaluation.machine.compare`;
+    without rows and points where ``detect.detector`` is ``none``.
 
     What was found for a codec waits in ``checkpoints/detect-…/``: a stopped run goes on there, and
     after a change only the codecs that changed are looked at again.  Raises SicError if
     annotations, weights, a checkpoint or a picture are missing or wrong.
     """
     if study.detect.detector == NONE:
-        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=CLASS_COLUMNS)
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=CLASS_COLUMNS), []
     truth, files = annotated(study)
     checkpoint = detectors.weights(study.detect, WORK / "weights")
     truth.check_classes(detectors.known_classes(study.detect, checkpoint))
@@ -92,10 +97,12 @@ def run(
 
     results = {name: folder / f"{name}.npz" for name in every}
     complete(results, make, Worker(), "codec")
-    points = [_accuracy(every[name], truth, results[name]) for name in every]
-    overall = pd.DataFrame([point for point, _ in points], columns=COLUMNS)
-    classes = pd.DataFrame([row for _, rows in points for row in rows], columns=CLASS_COLUMNS)
-    return overall.astype({"m": "Int64"}), classes.astype({"m": "Int64"})
+    drawn = machine.draw(len(files), study.compare.bootstrap, study.seed)
+    found = [_accuracy(every[name], truth, results[name], drawn) for name in every]
+    overall = pd.DataFrame([row for row, _, _ in found], columns=COLUMNS)
+    classes = pd.DataFrame([row for _, rows, _ in found for row in rows], columns=CLASS_COLUMNS)
+    points = [point for _, _, point in found]
+    return overall.astype({"m": "Int64"}), classes.astype({"m": "Int64"}), points
 
 
 def annotated(study: Params) -> tuple[Truth, dict[Picture, Path]]:
@@ -171,7 +178,7 @@ def sources(
     results and the decoded pictures in a folder; of the base it is the picture for machines, x̂_t,
     of the others that for people.  Raises SicError if a codec could not code a picture, or has not
     coded it."""
-    yield Source(ORIGINAL, "", None, None, math.nan, files)
+    yield Source(ORIGINAL, "", None, None, np.full(len(files), math.nan), files)
     seen = table[table.lmbda.notna() | (table.codec.isin(ANCHORS) & table.version.notna())]
     points = rate_distortion.POINT
     for _, rows in seen.groupby(points, sort=False, dropna=False):
@@ -194,7 +201,7 @@ def sources(
             point=about["point"].rpartition(" ")[2] if classical else about["point"],
             lmbda=about["lmbda"],
             m=about["m"],
-            bpp=float(rows.bpp.mean()),
+            bpp=rows.bpp.to_numpy(np.float64),
             files=decoded,
             setup=setup if classical else "",
         )
@@ -229,6 +236,7 @@ def _look(detector: detectors.Detector, files: Iterable[Path], name: str) -> byt
     paths = list(files)
     bar = progress.bar(paths, desc=name, unit="picture", leave=False)
     found: list[Detections] = [detector(images.read(path)) for path in bar]
+    masks = [counts for one in found for counts in one.masks or ()]
     content = io.BytesIO()
     np.savez_compressed(
         content,
@@ -236,33 +244,62 @@ def _look(detector: detectors.Detector, files: Iterable[Path], name: str) -> byt
         boxes=np.concatenate([one.boxes for one in found]),
         scores=np.concatenate([one.scores for one in found]),
         classes=np.array([name for one in found for name in one.classes], dtype=np.str_),
+        masked=all(one.masks is not None for one in found),
+        masks=np.frombuffer(b"".join(masks), np.uint8),
+        mask_lengths=np.array([len(counts) for counts in masks], np.int64),
     )
     return content.getvalue()
 
 
-def _accuracy(
-    source: Source, truth: Truth, result: Path
-) -> tuple[dict[str, Any], list[dict[Hashable, Any]]]:
-    """A codec's row of the table, and its rows of the table of classes."""
+def _read(result: Path) -> list[Detections]:
+    """What :func:`_look` found in each picture."""
     with np.load(result) as stored:
-        ends = np.cumsum(stored["counts"])[:-1]
-        parts = (np.split(stored[key], ends) for key in ("boxes", "scores", "classes"))
+        ends = np.cumsum(stored["counts"])
+        parts = (np.split(stored[key], ends[:-1]) for key in ("boxes", "scores", "classes"))
         found = [Detections(b, s, c.tolist()) for b, s, c in zip(*parts, strict=True)]
-    rows = truth.accuracy(dict(zip(source.files, found, strict=True)))
-    point = {key: getattr(source, key) for key in (*_POINT, "bpp")}
+        if stored["masked"]:
+            each = np.split(stored["masks"], np.cumsum(stored["mask_lengths"])[:-1])
+            masks = [counts.tobytes() for counts in each[: ends[-1]]]
+            starts = ends - stored["counts"]
+            found = [
+                replace(one, masks=masks[start:end])
+                for one, start, end in zip(found, starts, ends, strict=True)
+            ]
+        return found
+
+
+def _accuracy(
+    source: Source,
+    truth: Truth,
+    result: Path,
+    drawn: NDArray[np.int64],
+) -> tuple[dict[str, Any], list[dict[Hashable, Any]], machine.Point]:
+    """A codec's row of the table, its rows of the table of classes, and its point of a curve."""
+    evaluation = truth.evaluate(dict(zip(source.files, _read(result), strict=True)))
+    rows = evaluation.table
+    point = {key: getattr(source, key) for key in _POINT} | {"bpp": float(source.bpp.mean())}
     whole = point | {"images": len(source.files), "setup": source.setup}
-    for row in rows[rows.part != "class"].itertuples():
-        suffix = "" if row.part == "all" else f"_{row.name}"
-        whole |= {f"ap{suffix}": row.ap, f"ap50{suffix}": row.ap50}
+    for _, row in rows[rows.part != "class"].iterrows():
+        suffix = "" if row.part == "all" else f"_{row['name']}"
+        whole |= {f"{measure}{suffix}": row[measure] for measure in _MEASURES}
+    resampled = {kind: machine.resample(one, drawn) for kind, one in evaluation.matches.items()}
+    for kind, values in resampled.items():
+        for ap, column in zip(("ap", "ap50"), values.T, strict=True):
+            low, high = machine.interval(column[1:])
+            whole |= {f"{PREFIX[kind]}{ap}_low": low, f"{PREFIX[kind]}{ap}_high": high}
     classes = rows[rows.part == "class"].rename(columns={"name": "class"})
-    return whole, classes.assign(**point).to_dict("records")
+    count = len(source.files)
+    measured = machine.Point(
+        source.codec, source.point, count, drawn @ source.bpp / count, resampled
+    )
+    return whole, classes.assign(**point).to_dict("records"), measured
 
 
 def metrics_json(table: pd.DataFrame) -> dict[str, Any]:
     """The table as a nested dictionary, for `dvc metrics`: codec → point → number."""
     found: dict[str, Any] = {}
     for row in table.to_dict("records"):
-        numbers = {key: round(row[key], 4) for key in ("bpp", "ap", "ap50") if pd.notna(row[key])}
+        numbers = {k: round(row[k], 4) for k in ("bpp", *_MEASURES) if pd.notna(row[k])}
         point = rate_distortion.label(row["m"], row["point"])
         found.setdefault(str(row["codec"]), {})[point] = numbers
     return found

@@ -1,5 +1,6 @@
-"""Object detectors that stand for the machine: a picture in, boxes with class and score out.  They
-were trained by others on original pictures, most on COCO's; none is fine-tuned here."""
+"""Object detectors that stand for the machine: a picture in; boxes with class and score out, and
+the masks of Mask R-CNN.  They were trained by others on original pictures, most on COCO's; none is
+fine-tuned here."""
 
 import ast
 import re
@@ -15,6 +16,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx
+from pycocotools import mask as run_lengths
 from torch import nn
 from torchvision.models import detection, get_model, get_model_weights
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -74,11 +76,13 @@ _MAX_LOG = 10.0  # of a raw width or height in strides; decoded ones are pixels,
 @dataclass(frozen=True)
 class Detections:
     """What a detector found in one picture: boxes, float32 (K, 4), as x0, y0, x1, y1 in pixels of
-    the picture; scores, float32 (K,) in [0, 1]; K names of classes."""
+    the picture; scores, float32 (K,) in [0, 1]; K names of classes; of a detector with masks K of
+    these, of the picture's size, as the counts of COCO's compressed run lengths."""
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     classes: list[str]
+    masks: list[bytes] | None = None
 
 
 #: A picture in, uint8 (H, W, 3) RGB; what the detector finds in it out.
@@ -255,10 +259,15 @@ class Torchvision:
 
     @torch.inference_mode()
     def __call__(self, image: Pixels) -> Detections:
-        """The model's boxes, best first."""
+        """The model's boxes, best first, and the masks of a model that gives them: where it is at
+        least as sure of the object as not."""
         found = self.model([images.to_tensor(image)[0].to(self.device)])[0]
         boxes, scores, labels = (found[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
-        return Detections(boxes, scores, [self.names[label] for label in labels])
+        masks = None
+        if "masks" in found:  # (K, 1, H, W) in [0, 1]
+            inside = [np.asfortranarray(one.cpu().numpy()) for one in found["masks"][:, 0] >= 0.5]
+            masks = [run_lengths.encode(one)["counts"] for one in inside]
+        return Detections(boxes, scores, [self.names[label] for label in labels], masks)
 
 
 def build(name: str, score_threshold: float) -> nn.Module:

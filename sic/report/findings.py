@@ -1,6 +1,7 @@
 """What the numbers say, in sentences that the report opens with; each falls as its numbers do."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -269,10 +270,13 @@ def _interval(delta: bd.Delta, unit: str, digits: int) -> str:
 
 def against_rate(table: pd.DataFrame, m: int, caption: str) -> Figure:
     """Accuracy against bits by the first table of :func:`sic.evaluation.detection.run`, which must
-    have rows: one curve per codec, and a line across for the originals."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    have rows: one curve per codec with its intervals as bars, and a line across for the originals;
+    of boxes, and in a third panel of masks if there are any."""
     labels = {"ap": "mAP at IoU 0.50 to 0.95", "ap50": "mAP at IoU 0.50"}
-    for axes, (column, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
+    if table.mask_ap.notna().any():
+        labels["mask_ap"] = "mAP of masks at IoU 0.50 to 0.95"
+    figure = Figure(figsize=(6 * len(labels), 5), layout="constrained")
+    for axes, (column, label) in zip(figure.subplots(1, len(labels)), labels.items(), strict=True):
         _draw(axes, table[(table.codec != "fusion") | (table.m == m)], column)
         rate = "bits per pixel, all layers that are read"
         axes.set(xlabel=rate, ylabel=label, xlim=(0, None), ylim=(0, None))
@@ -288,8 +292,10 @@ def _draw(axes: Axes, table: pd.DataFrame, column: str) -> None:
             axes.axhline(rows[column].iloc[0], color="black", ls="--", label="originals")
             continue
         rows = rows.sort_values("bpp")
-        name, look = LABELS.get(str(codec), str(codec)), LOOKS[str(codec)]
+        name, look = _label(str(codec)), LOOKS[str(codec)]
         axes.plot(rows.bpp, rows[column], label=name, ms=11 if codec == BASE else 6, **look)
+        ends = rows[f"{column}_low"], rows[f"{column}_high"]
+        axes.vlines(rows.bpp, *ends, color=look["color"], alpha=0.5, lw=1)
 
 
 def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -317,12 +323,45 @@ def detection_sentences(table: pd.DataFrame, m: int, base_point: str) -> Iterato
     for codec, rows in table.groupby("codec", sort=False):
         if codec in (ORIGINAL, BASE):
             continue
-        name, best = LABELS.get(str(codec), str(codec)), rows.sort_values("ap").iloc[-1]
+        name, best = _label(str(codec)), rows.sort_values("ap").iloc[-1]
         rows = rows.sort_values("bpp")
         yield (
             f"{name}: at most {best.ap:.3f}, {_share(best, original)} of the originals', for "
             f"{best.bpp:.3f} bpp; " + _at_equal_rate(base, rows)
         )
+
+
+def bought(compared: pd.DataFrame) -> Iterator[str]:
+    """What the table of :func:`sic.evaluation.machine.compare` says: of two codecs by their curves,
+    or where these cannot be compared by the points of the first."""
+    for _, rows in compared.groupby(["accuracy", "tested", "other"], sort=False):
+        told = rows[(rows.bd_rate_note == "") | (rows.bd_ap_note == "")]
+        curve = told[told.point == ""]
+        for row in (told if curve.empty else curve).itertuples():
+            yield _bought(row)
+        if told.empty:
+            yield _bought(next(rows.itertuples()))
+
+
+def _bought(row: Any) -> str:
+    """One comparison: bits at equal AP, and AP at equal bits, or why there is no number."""
+    where = ("", "_low", "_high", "_overlap", "_note")
+    rate, ap = (
+        bd.Delta(*(getattr(row, f"{name}{end}") for end in where)) for name in ("bd_rate", "bd_ap")
+    )
+    head = f"{_label(row.tested)} against {_label(row.other)}, {row.accuracy}"
+    head += f" at {row.bpp:.3f} bpp and AP {row.ap:.3f}" if row.point else ""
+    bits = f"no number of bits ({rate.note})"
+    if not rate.note:
+        bits = f"{_amount(rate)} bits at equal AP{_interval(rate, '%', 1)}"
+    gain = f"no AP at equal bits ({ap.note})"
+    if not ap.note:
+        gain = f"AP {ap.value:+.3f} at equal bits{_interval(ap, 'AP', 3)}"
+    return f"{head}: {bits}; {gain}."
+
+
+def _label(codec: str) -> str:
+    return LABELS.get(codec, codec)
 
 
 def _share(row: pd.Series, original: pd.Series) -> str:
