@@ -209,6 +209,21 @@ def test_additional_bits_are_set_beside_all_bits_of_a_codec_without_layers(
     }
 
 
+def test_feature_residual_is_compared_with_fusion_at_its_m(table: pd.DataFrame) -> None:
+    fusion = table[table.codec == "fusion"]
+    residual = fusion.assign(codec="FR", bpp_additional=0.5 * fusion.bpp_additional)
+    conditional = residual[residual.m == 5].assign(codec="conditional FR")
+    everything = pd.concat([table, residual, conditional])
+    pairs = {(c.tested, c.other) for c in bd.comparisons(everything) if c.bits == "additional"}
+    others = {"difference", "LIC", "VVC"}
+    assert {other for one, other in pairs if one == "FR m5"} == {"fusion m5", *others}
+    assert {other for one, other in pairs if one == "FR m3"} == {"fusion m3", *others}
+    rivals = {"fusion m5", "FR m5", *others}
+    assert {other for one, other in pairs if one == "conditional FR m5"} == rivals
+    compared = bd.compare(everything, 10).set_index(["tested", "other", "bits"])
+    assert compared.bd_rate["FR m3", "fusion m3", "additional"] == pytest.approx(-50)
+
+
 def test_a_comparison_without_a_number_has_its_reason_everywhere(table: pd.DataFrame) -> None:
     table.loc[(table.codec == "LIC") & (table.point == "4") & (table.image == "b"), "psnr"] = np.inf
     table.loc[(table.codec == "VVC") & (table.point == "2") & (table.image == "a"), "bpp"] = np.nan

@@ -52,13 +52,23 @@ def some(*items: tuple[int, str]) -> dict[str, FusionCodec]:
     return {f"m{m}-{quality}": FusionCodec(m=m, quality=quality) for m, quality in items}
 
 
+def residual(m: int, quality: str, condition: bool) -> dict[str, FusionCodec]:
+    """One more of them, with feature residual."""
+    codec = FusionCodec(m=m, quality=quality, residual="feature", condition=condition)
+    return {codec.name: codec}
+
+
 def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
     study = STUDY.model_copy(
         update={
             "sa_icm": STUDY.sa_icm.model_copy(update={"quality": ["q1", "q3"], "base": "q3"}),
             "lic": STUDY.lic.model_copy(update={"quality": ["q1"]}),
             "fusion": STUDY.fusion.model_copy(
-                update={"codecs": some((2, "q1"), (2, "q3"), (4, "q1"), (4, "q3"), (1, "q3"))}
+                update={
+                    "codecs": some((2, "q1"), (2, "q3"), (4, "q1"), (4, "q3"), (1, "q3"))
+                    | residual(2, "q3", condition=False)
+                    | residual(4, "q1", condition=True)
+                }
             ),
             "difference": STUDY.difference.model_copy(update={"quality": ["q2"]}),
         }
@@ -74,8 +84,13 @@ def test_every_codec_that_params_asks_for_is_looked_for_and_no_other() -> None:
         ("fusion", "q1", 4, lmbda["q1"]),
         ("fusion", "q3", 4, lmbda["q3"]),
         ("fusion", "q3", 1, lmbda["q3"]),
+        ("FR", "q3", 2, lmbda["q3"]),
+        ("conditional FR", "q1", 4, lmbda["q1"]),
         ("difference", "q2", None, lmbda["q2"]),
     ]
+    files = {t.codec: t.enhancement for t in rate_distortion.trained(study)}
+    assert files["FR"] == Path("artifacts/fusion/fr-m2-q3/codec.safetensors")
+    assert files["conditional FR"] == Path("artifacts/fusion/cfr-m4-q1/codec.safetensors")
     for item in rate_distortion.trained(study):
         assert (item.enhancement is None) == (item.codec in ("SA-ICM", "LIC"))
         if item.enhancement:

@@ -76,6 +76,23 @@ def test_fig_6_counts_additional_bits_on_the_left_and_all_bits_on_the_right(
     assert "dB" in left.get_ylabel()
 
 
+def test_fig_6_has_feature_residual_of_the_same_m_where_it_was_measured(
+    means: pd.DataFrame,
+) -> None:
+    fusion = means[means.codec == "fusion"]
+    others = [
+        fusion.assign(codec=codec, psnr=fusion.psnr + gain)
+        for codec, gain in (("FR", 1), ("conditional FR", 2))
+    ]
+    left, right = figures.rate_distortion(pd.concat([means, *others]), m=5, caption="").axes
+    for axes in (left, right):
+        ours = line(axes, "proposed (feature fusion)")
+        for label, gain in (("feature residual (FR)", 1), ("conditional FR", 2)):
+            np.testing.assert_allclose(line(axes, label) - ours, [[0, gain]] * 3)
+    drawn = figures.quality_by_m(pd.concat([means, *others]), "").axes[0].get_lines()
+    assert len(drawn) == 2, "Fig. 7 is of the paper's method"
+
+
 def test_points_without_loss_are_not_drawn_and_counted(means: pd.DataFrame, tmp_path: Path) -> None:
     best = means.lmbda == 0.02
     means.loc[best & means.codec.isin(["LIC", "fusion"]) | (means.codec == "JPEG"), "psnr"] = np.inf

@@ -22,7 +22,7 @@ Numbers = Any  # of one codec, by λ
 
 def rows(codec: str, rate: Numbers, psnr: Numbers, **more: Any) -> list[dict[str, Any]]:
     """A codec on two photos, of which the second takes twice the bits of the first."""
-    layered = codec in ("fusion", "difference", "VVC+M")
+    layered = codec in bd.LAYERED
     about = {"codec": codec, "psnr_machine": MACHINE, "chroma": "4:4:4", **more}
     return [
         {
@@ -168,6 +168,20 @@ def test_vvc_m_is_compared_where_it_was_coded() -> None:
     assert "VVC+M" not in text(results())
     table = results(more=rows("VVC+M", 1.4 * RATES, QUALITY))
     assert f"{ADDITIONAL} needs 50.0 % fewer bits than VVC+M" in text(table)
+
+
+def test_feature_residual_is_set_beside_the_other_second_layers() -> None:
+    assert "residual" not in text(results())
+    residual = rows("FR", 0.56 * RATES, QUALITY, m=5)
+    conditional = rows("conditional FR", 0.42 * RATES, QUALITY, m=5)
+    table = results(fr=residual, cfr=conditional, m4=rows("fusion", RATES, QUALITY, m=4))
+    told = text(table)
+    head = "Counting additional bits, "
+    ours = f"{head}feature residual (m = 5) needs"
+    assert f"{ours} 20.0 % fewer bits than feature fusion (m = 5" in told
+    assert f"{ours} 37.8 % fewer bits than the DC model" in told
+    assert f"{head}conditional FR (m = 5) needs 25.0 % fewer bits than feature residual (m" in told
+    assert "than feature fusion (m = 4" not in told, "another m is another question"
 
 
 def test_the_lic_stands_beside_each_classical_codec() -> None:

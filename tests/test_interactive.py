@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
+from sic.evaluation.bd import LAYERED
 from sic.report import pages
 from sic.report.figures import LOOKS
 from sic.report.page import page as whole_page
@@ -20,11 +21,11 @@ PHOTOS = ("coffee", "</script>", "no JPEG")
 
 
 def rows(photo: str, offset: float) -> Iterator[dict[str, Any]]:
-    """Made up: each codec at two rates, fusion with m = 3 at one."""
+    """Made up: each codec at two rates, fusion and FR with m = 3 at one."""
     for codec in (*LOOKS, "mean colour"):
-        layered = codec in ("fusion", "difference", "VVC+M")
+        layered = codec in LAYERED
         for point, rate in enumerate((0.1, 0.3)):
-            for m in (3, 5) if codec == "fusion" else (None,):
+            for m in (3, 5) if codec in ("fusion", "FR") else (None,):
                 if m == 3 and point:
                     continue
                 yield {
@@ -68,7 +69,7 @@ def test_points_without_loss_and_without_numbers_have_no_place(table: pd.DataFra
 
 def test_every_codec_is_in_the_page_and_nothing_is_loaded(page: Path) -> None:
     text = BeautifulSoup(page.read_text(), "html.parser")
-    assert len(text.select("[data-curve]")) == len(LOOKS) + 1, "fusion has two"
+    assert len(text.select("[data-curve]")) == len(LOOKS) + 2, "fusion and FR have two"
     assert not text.select("script[src], img[src], link[href^=http]")
     assert "mean colour" not in str(text)
     options = [option.text for option in text.select("[data-part=photo] option")]
@@ -78,7 +79,7 @@ def test_every_codec_is_in_the_page_and_nothing_is_loaded(page: Path) -> None:
 def test_every_curve_has_a_sign_of_its_own_in_the_list(page: Path) -> None:
     switches = BeautifulSoup(page.read_text(), "html.parser").select(".switch")
     signs = {(switch.span["style"], switch.span.text) for switch in switches if switch.span}
-    assert len(signs) == len(switches) == len(LOOKS) + 1
+    assert len(signs) == len(switches) == len(LOOKS) + 2
 
 
 @pytest.fixture

@@ -90,7 +90,11 @@ SMALL = {
     "quality": {"q1": {"lmbda": 0.005}, "q2": {"lmbda": 0.01}},
     "stages": {
         "sa_icm": {"quality": ["q1", "q2"], "base": "q1"}, "lic": {"quality": ["q1", "q2"]},
-        "fusion": {"codecs": {f"m{m}-q1": {"m": m, "quality": "q1"} for m in (2, 1)}},
+        "fusion": {
+            "codecs": {f"m{m}-q1": {"m": m, "quality": "q1"} for m in (2, 1)} | {
+                "cfr-m2-q1": {"m": 2, "quality": "q1", "residual": "feature", "condition": True}
+            },
+        },
         "difference": {"quality": ["q1"]},
     },
     "anchors": {  # libvvenc refuses the noise that an untrained base decodes
@@ -201,8 +205,8 @@ def test_the_run_ends_with_the_report(study: Study) -> None:
         assert f'href="figures/{name}.svg"' in report
         assert (study.folder / f"reports/figures/{name}.svg").exists()
     notebooks = list(study.folder.glob("reports/**/notebook.ipynb"))
-    assert len(notebooks) == len(STAGES) - 1 + 3, (
-        "one per stage, two each of sa_icm, lic and fusion"
+    assert len(notebooks) == len(STAGES) - 1 + 4, (
+        "one per stage, two each of sa_icm and lic, and three of fusion"
     )
     for path in notebooks:
         cells = nbformat.read(path, as_version=4).cells
@@ -227,6 +231,7 @@ def test_the_measurements_are_there_for_every_codec(study: Study) -> None:
     assert {"SA-ICM", "LIC", "fusion", "difference", "JPEG", "WebP"} <= set(metrics)
     assert set(metrics["SA-ICM"]) == set(metrics["LIC"]) == {"q1", "q2"}
     assert set(metrics["fusion"]) == {"m1-q1", "m2-q1"}
+    assert set(metrics["conditional FR"]) == {"m2-q1"}
     for points in metrics.values():
         for numbers in points.values():
             assert numbers["bpp"] == pytest.approx(
@@ -324,6 +329,7 @@ TRAINING = {
     "lic@q2",
     "fusion@m2-q1",
     "fusion@m1-q1",
+    "fusion@cfr-m2-q1",
     "difference@q1",
 }
 MASKS = {"data", "segment", "edges"}

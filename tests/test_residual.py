@@ -20,7 +20,7 @@ from sic.codec.tcm import TCM
 from sic.stream.container import read_layers
 from sic.stream.scalable import Encoding, ScalableCodec
 
-PHOTO = data.coffee()[100:200, 150:300]
+PHOTO = data.coffee()[100:190, 150:270]
 CASES = [(m, condition) for condition in (False, True) for m in range(1, 6)]
 
 
@@ -32,7 +32,7 @@ def crops() -> torch.Tensor:
 
 def train(codec: TCM, loss: StepLoss, steps: int) -> list[float]:
     """The loss of every step of Adam on :func:`crops`."""
-    optimiser = torch.optim.Adam(codec.parameters(), lr=2e-3)
+    optimiser = torch.optim.Adam(codec.parameters(), lr=1e-3)
     x, found = crops(), []
     for _ in range(steps):
         optimiser.zero_grad()
@@ -47,7 +47,7 @@ def train(codec: TCM, loss: StepLoss, steps: int) -> list[float]:
 def base() -> TCM:
     torch.manual_seed(0)
     codec = TCM(**SIZES)
-    train(codec, human_loss(0.01), 20)
+    train(codec, human_loss(0.01), 5)
     return codec
 
 
@@ -59,9 +59,9 @@ def trained(base: TCM) -> dict[tuple[int, bool], AdditionalCodec]:
         torch.manual_seed(m)
         codec = AdditionalCodec(m, **SIZES, residual="feature", condition=condition)
         codec.start_from(base)
-        losses = train(codec, additional_loss(base, 0.01), 12 if m == 5 else 3)
+        losses = train(codec, additional_loss(base, 0.01), 8 if m == 5 else 2)
         if m == 5:
-            assert np.mean(losses[-3:]) < np.mean(losses[:3])
+            assert losses[-1] < losses[0], losses
         found[m, condition] = codec
     return found
 

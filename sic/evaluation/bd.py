@@ -23,7 +23,9 @@ MIN_OVERLAP = 0.5  # share of the tested curve that the other must cover, to spe
 CONFIDENCE = 0.95
 MIN_SAMPLES = 0.9  # share of the resamplings that must have a number for an interval
 
-LAYERED = ("fusion", "difference", "VVC+M")  # codecs whose second layer is coded on x̂_t
+RESIDUAL = ("FR", "conditional FR")  # additional codecs of y − ŷ
+#: Codecs with a second layer, which is coded on that of the base.
+LAYERED = ("fusion", *RESIDUAL, "difference", "VVC+M")
 BASE = "SA-ICM"  # the codec of x̂_t, a picture for machines: by PSNR no rival of those for people
 
 #: The columns of :func:`compare`: of `bd_rate` (percent) and `bd_psnr` (dB) a :class:`Delta` each.
@@ -171,7 +173,7 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows by curve: a codec for people, or fusion at one m (`fusion m5`), of its complete
+    """Rows by curve: a codec for people, or fusion or FR at one m (`fusion m5`), of its complete
     points."""
     table = complete(table)
     table = table[table.codec != BASE]
@@ -181,19 +183,26 @@ def curves(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def comparisons(table: pd.DataFrame) -> Iterator[Comparison]:
-    """Which curves are compared: all with VVC; fusion with the DC model, the LIC and VVC+M; the LIC
-    with every classical codec.  The additional bits of a layered codec are set beside all bits of
+    """Which curves are compared: all with VVC; fusion with the DC model, the LIC and VVC+M; FR with
+    the DC model, the LIC and fusion at its m, conditional FR also with FR; the LIC with every
+    classical codec.  The additional bits of a layered codec are set beside all bits of
     one without layers, which then sends the picture anew."""
     names = list(curves(table))
     for tested in names:
         for other in names:
             vvc = other == "VVC"
             rivals = tested.startswith("fusion") and other in ("difference", "LIC", "VVC+M")
+            same_m = other.startswith(("fusion", "FR")) and _m(other) == _m(tested)
+            residual = tested.startswith(RESIDUAL) and (same_m or other in ("difference", "LIC"))
             classical = tested == "LIC" and not other.startswith(LAYERED)
-            if tested != other and (vvc or rivals or classical):
+            if tested != other and (vvc or rivals or residual or classical):
                 yield Comparison(tested, other, "all")
                 if tested.startswith(LAYERED):
                     yield Comparison(tested, other, "additional")
+
+
+def _m(curve: str) -> str:
+    return curve.partition(" m")[2]
 
 
 def pair(of: Mapping[str, pd.DataFrame], comparison: Comparison) -> tuple[Curve, Curve]:

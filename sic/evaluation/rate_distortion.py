@@ -47,9 +47,9 @@ DECODED = ARTIFACTS / "decoded"
 
 @dataclass(frozen=True)
 class Trained:
-    """A codec of the study (SA-ICM, LIC, fusion or difference) at a rate point of params.yaml: its
-    λ, the checkpoints of the layer that decodes alone and of the second one, and the slices m of
-    the additional codec."""
+    """A codec of the study (SA-ICM, LIC, fusion, FR, conditional FR or difference) at a rate point
+    of params.yaml: its λ, the checkpoints of the layer that decodes alone and of the second one,
+    and the slices m of the additional codec."""
 
     codec: str
     point: str
@@ -69,9 +69,9 @@ def trained(params: Params) -> Iterator[Trained]:
             lmbda = params.quality[point].lmbda
             yield Trained(codec, point, lmbda, checkpoint(f"{stage}/{point}"))
     base = checkpoint(params.base)
-    for m, point in params.fusion.items:
-        weights = checkpoint(f"fusion/m{m}-{point}")
-        yield Trained("fusion", point, params.quality[point].lmbda, base, weights, m)
+    for name, asked in params.fusion.codecs.items():
+        weights, lmbda = checkpoint(f"fusion/{name}"), params.quality[asked.quality].lmbda
+        yield Trained(asked.method, asked.quality, lmbda, base, weights, asked.m)
     for point in params.difference.quality:
         weights = checkpoint(f"difference/{point}")
         yield Trained("difference", point, params.quality[point].lmbda, base, weights)

@@ -17,7 +17,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 
 from sic.anchors import classical
-from sic.evaluation.bd import LAYERED
+from sic.evaluation.bd import LAYERED, RESIDUAL
 from sic.files import replacing
 from sic.images import Pixels
 from sic.report.page import literal
@@ -26,6 +26,8 @@ PALETTE = sns.color_palette("colorblind")
 #: One look per codec in every figure: colours that the colour-blind tell apart, too, and markers.
 LOOKS: dict[str, dict[str, Any]] = {
     "fusion": {"color": PALETTE[3], "marker": "o"},
+    "FR": {"color": "#8b0000", "marker": "p"},
+    "conditional FR": {"color": "#006d6d", "marker": "X"},
     "difference": {"color": PALETTE[0], "marker": "s"},
     "LIC": {"color": PALETTE[2], "marker": "^"},
     "SA-ICM": {"color": PALETTE[1], "marker": "*"},
@@ -39,18 +41,24 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 NAMES = {
     "fusion": "proposed (feature fusion)",
+    "FR": "feature residual (FR)",
     "difference": "DC model",
     "LIC": "LIC for people",
     "SA-ICM": "SA-ICM, x̂_t",
 }
 
 
-def by_m(slices: Iterable[Any]) -> dict[Any, dict[str, Any]]:
-    """How feature fusion looks at each m: the largest as in every figure, others as outlines."""
+_RAMPS = {"fusion": "flare_r", "FR": "rocket", "conditional FR": "crest_r"}
+
+
+def by_m(slices: Iterable[Any], codec: str = "fusion") -> dict[Any, dict[str, Any]]:
+    """How feature fusion, FR or conditional FR looks at each m: the largest as in every figure,
+    others as outlines."""
     found = sorted(set(slices))
-    ramp = zip(found[:-1], cycle("^sDvo"), sns.color_palette("flare_r", len(found)), strict=False)
-    outlines = {m: {"color": c, "marker": mark, "markerfacecolor": "white"} for m, mark, c in ramp}
-    return outlines | dict.fromkeys(found[-1:], LOOKS["fusion"])
+    ramp = sns.color_palette(_RAMPS[codec], len(found))
+    marked = zip(found[:-1], cycle("^sDvo"), ramp, strict=False)
+    outlines = {m: {"color": c, "marker": k, "markerfacecolor": "white"} for m, k, c in marked}
+    return outlines | dict.fromkeys(found[-1:], LOOKS[codec])
 
 
 def plain(axes: Axes) -> None:
@@ -78,8 +86,8 @@ SA_ICM = pd.DataFrame(
     },
     index=[0.02, 0.03, 0.04, 0.05, 0.06],
 )
-#: The codecs of the paper's Fig. 6, in the order of its legend.
-FIG_6 = ("fusion", "difference", "LIC", "VVC")
+#: The codecs of the paper's Fig. 6, in the order of its legend, and FR after its rival.
+FIG_6 = ("fusion", *RESIDUAL, "difference", "LIC", "VVC")
 #: What VTM's series is called that others measured.
 PUBLISHED = "VVC (VTM, 4:4:4): published for Kodak, not rerun"
 
@@ -150,12 +158,12 @@ def rate_distortion(
     means: pd.DataFrame, m: int, caption: str, published: Sequence[tuple[float, float]] = ()
 ) -> Figure:
     """Fig. 6: PSNR against bits, once counting additional bits alone, once all bits; the paper's
-    four curves where they were measured, x̂_t of each base as a star, and points of VTM that others
-    published (:func:`sic.anchors.cached.published`)."""
+    four curves and those of FR where they were measured, x̂_t of each base as a star, and points
+    of VTM that others published (:func:`sic.anchors.cached.published`)."""
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     means, caption = _finite(means, caption)
-    shown = means[means.codec.isin(FIG_6) & ((means.codec != "fusion") | (means.m == m))]
+    shown = means[means.codec.isin(FIG_6) & (means.m.isna() | (means.m == m))]
     base = means[means.codec == "SA-ICM"].sort_values("bpp")
     for codec in filter(set(shown.codec).__contains__, FIG_6):
         rows = shown[shown.codec == codec].sort_values("bpp")
@@ -169,7 +177,7 @@ def rate_distortion(
     right.plot(base.bpp, base.psnr_machine, ms=12, label=NAMES["SA-ICM"], **LOOKS["SA-ICM"])
     widest = 1.15 * shown[shown.codec != "VVC"].bpp.max()
     seen = pd.concat([shown[shown.bpp <= widest].psnr, base.psnr_machine]).dropna()
-    left.set(title="additional bits alone (proposed and DC)")
+    left.set(title="additional bits alone (of second layers)")
     right.set(title="base + additional bits")
     left.set_ylabel("PSNR of the picture for people (dB)")
     for axes in (left, right):
@@ -203,7 +211,8 @@ def quality_by_m(means: pd.DataFrame, caption: str) -> Figure:
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axes = figure.subplots()
     means, caption = _finite(means, caption)
-    for m, look in by_m(means.m.dropna()).items():
+    means = means[means.codec == "fusion"]
+    for m, look in by_m(means.m).items():
         rows = means[means.m == m].sort_values("bpp_additional")
         axes.plot(rows.bpp_additional, rows.psnr, label=f"m = {m}", **look)
     axes.set(xlabel="additional bits per pixel", ylabel="PSNR of x̂ (dB)")

@@ -22,7 +22,12 @@ EQUAL_DB = 0.1
 BASE_SHARE, BASE_DB = 0.5, 3.0
 #: The paper's Table II: m = 1 is the lowest, and from this m on PSNR is that of the largest m.
 SETTLED_M, SETTLED_DB = 3, 0.3
-NAMES = {"fusion": "feature fusion", "difference": "the DC model", "LIC": "the human LIC"}
+NAMES = {
+    "fusion": "feature fusion",
+    "FR": "feature residual",
+    "difference": "the DC model",
+    "LIC": "the human LIC",
+}
 _LOSSLESS = "a photo came back without loss, so a mean PSNR is infinite"
 _COUNTED = {"additional": "Counting additional bits", "all": "Counting all bits"}
 
@@ -74,8 +79,18 @@ def sentences(table: pd.DataFrame, compared: pd.DataFrame) -> Iterator[str]:
                     yield against(curves, compared, bd.Comparison(fusion, other, bits))
     else:
         yield "Feature fusion was trained at one rate point: there is no curve to compare."
+    yield from _residuals(curves, compared)
     yield from effect_of_m(means)
     yield from _anchors(curves, compared)
+
+
+def _residuals(curves: Mapping[str, pd.DataFrame], compared: pd.DataFrame) -> Iterator[str]:
+    """FR, and conditional FR, beside the other second layers, by additional bits."""
+    for curve in curves:
+        if curve.startswith(bd.RESIDUAL):
+            rivals = compared[(compared.tested == curve) & (compared.bits == "additional")].other
+            for other in rivals[rivals.str.startswith(bd.LAYERED)]:
+                yield against(curves, compared, bd.Comparison(curve, other, "additional"))
 
 
 def proposed(means: pd.DataFrame) -> str:
@@ -130,7 +145,7 @@ def _regime(means: pd.DataFrame) -> str:
 
 
 def _floor(means: pd.DataFrame) -> str:
-    people = means[means.codec.isin(["LIC", "fusion", "difference"])]
+    people = means[means.codec.isin(["LIC", "fusion", *bd.RESIDUAL, "difference"])]
     nothing = means[means.codec == "mean colour"].iloc[0].psnr
     who = "Every" if people.psnr.min() > nothing else "NOT every"
     return (
@@ -277,7 +292,7 @@ def against_rate(table: pd.DataFrame, m: int, caption: str) -> Figure:
         labels["mask_ap"] = "mAP of masks at IoU 0.50 to 0.95"
     figure = Figure(figsize=(6 * len(labels), 5), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, len(labels)), labels.items(), strict=True):
-        _draw(axes, table[(table.codec != "fusion") | (table.m == m)], column)
+        _draw(axes, table[table.m.isna() | (table.m == m)], column)
         rate = "bits per pixel, all layers that are read"
         axes.set(xlabel=rate, ylabel=label, xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
@@ -312,7 +327,7 @@ def by_class(classes: pd.DataFrame, count: int) -> pd.DataFrame:
 def detection_sentences(table: pd.DataFrame, m: int, base_point: str) -> Iterator[str]:
     """What the first table of :func:`sic.evaluation.detection.run` says, with fusion at one m and
     the base of one rate point."""
-    table = table[(table.codec != "fusion") | (table.m == m)]
+    table = table[table.m.isna() | (table.m == m)]
     original = table[table.codec == ORIGINAL].iloc[0]
     base = table[(table.codec == BASE) & (table.point == base_point)].iloc[0]
     yield (

@@ -18,7 +18,7 @@ from PIL import Image
 
 from sic.errors import SicError
 from sic.evaluation import rate_distortion
-from sic.evaluation.bd import LAYERED
+from sic.evaluation.bd import LAYERED, RESIDUAL
 from sic.evaluation.rate_distortion import DECODED
 from sic.files import replacing
 from sic.images import Pixels
@@ -130,6 +130,8 @@ _MARKERS = {
     "+": ("cross", "+"),
     "h": ("hex", "⬢"),
     "P": ("plus", "✚"),
+    "p": ("square_pin", "⬟"),
+    "X": ("square_x", "✖"),
     "1": ("y", "Y"),
 }
 _HOVER = [
@@ -154,7 +156,9 @@ def rate_distortion_plot(table: pd.DataFrame, means: pd.DataFrame, photos: Seque
     of = {photo: _curves(rows) for photo, rows in shown.items()}
     curves = {photo: {name: of[photo].get(name, empty[name]) for name in mean} for photo in of}
     looks = {_name(codec, None): look for codec, look in LOOKS.items()}
-    looks |= {_name("fusion", m): look for m, look in by_m(means.m.dropna()).items()}
+    for codec in ("fusion", *RESIDUAL):
+        slices = means[means.codec == codec].m
+        looks |= {_name(codec, m): look for m, look in by_m(slices, codec).items()}
     library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
     item, content = _inside_script(json_item(_draw(mean, looks))), _inside_script(curves)
     options = "".join(f"<option>{escape(photo)}</option>" for photo in shown)
