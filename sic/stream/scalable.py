@@ -8,7 +8,6 @@ Rates in the study are the lengths of these bytes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sic import images
-from sic.codec import fast, weights
+from sic.codec import weights
 from sic.codec.fusion import AdditionalCodec, DifferenceCodec, fuse
 from sic.codec.tcm import TCM
 from sic.errors import SicError, StreamError
@@ -25,31 +24,19 @@ from sic.images import Pixels
 from sic.sizes import bpp
 from sic.stream import rate
 from sic.stream.container import (
-    NOTHING,
     Kind,
     Layer,
-    Platform,
-    nearest_step,
     read_layer,
     read_layers,
 )
-from sic.stream.latent import Bits, Latent, LatentCoder
+from sic.stream.latent import Latent
+from sic.stream.layer import EncodedLayer, LayerCodec, kind_of
 from sic.stream.rate import Step, Target
 from sic.work import threads
 
 Reader = Literal["machine", "human"]
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class EncodedLayer:
-    """One layer's bytes, the latent that a reader must reconstruct from them, and the bits that the
-    likelihoods promise, beside ``8 * len(stream)``."""
-
-    stream: bytes
-    latent: Latent
-    estimated: Bits
 
 
 @dataclass(frozen=True)
@@ -77,17 +64,17 @@ class ScalableCodec:
             raise SicError(f"{weights.label(base)} is no base; give the weights of SA-ICM or a LIC")
         kind = Kind.DIFFERENCE
         if isinstance(enhancement, AdditionalCodec):
-            kind = _kind(enhancement)
+            kind = kind_of(enhancement)
             needs, has = (enhancement.base_M, enhancement.base_slices), (base.M, base.num_slices)
             if needs != has:
                 raise SicError(
                     "the additional codec is for a base with M={}, num_slices={}; ".format(*needs)
                     + "this base has M={}, num_slices={}".format(*has)
                 )
-        self.base = _LayerCodec(base, Kind.BASE)
-        self.enhancement: _LayerCodec | None = None
+        self.base = LayerCodec(base, Kind.BASE)
+        self.enhancement: LayerCodec | None = None
         if enhancement is not None:
-            self.enhancement = _LayerCodec(enhancement, kind)
+            self.enhancement = LayerCodec(enhancement, kind)
         self.codecs = [codec for codec in (self.base, self.enhancement) if codec]
 
     @classmethod
@@ -218,7 +205,7 @@ class ScalableCodec:
 
     def _above(
         self,
-        enhancement: "_LayerCodec",
+        enhancement: LayerCodec,
         x: Tensor,
         sizes: Sequence[tuple[int, int]],
         below: Sequence[Latent],
@@ -306,93 +293,6 @@ class ScalableCodec:
         if self.enhancement.kind is Kind.DIFFERENCE:
             return self._x_hat_t(y_hat) + self.enhancement.synthesise(enhancement)
         return self.enhancement.synthesise(fuse(y_hat, enhancement))
-
-
-class _LayerCodec:
-    """One codec as writer and reader of one layer."""
-
-    def __init__(self, codec: TCM, kind: Kind) -> None:
-        self.codec = codec.eval()
-        self.kind = kind
-        self.weights = bytes.fromhex(weights.fingerprint(codec))[:8]
-        self.latent_coder = LatentCoder(codec)
-        like = next(codec.parameters())
-        self.device, self.dtype = like.device, like.dtype
-
-    def writers(
-        self, x: Tensor, sizes: Sequence[tuple[int, int]], below: Sequence[Latent | None]
-    ) -> list[Callable[[float], EncodedLayer]]:
-        """For each picture in a batch, with its size before padding and the latent of the base
-        below it (None for a base), what writes its layer with a step; the transforms have run."""
-        y = fast.analyse(self.codec.g_a, x.to(self.device, self.dtype))
-        if isinstance(self.codec, AdditionalCodec):
-            y = self.codec.take_away(y, torch.cat([base.y_hat for base in below if base]))
-        pairs = zip(y.split(1), self.codec.h_a(y).split(1), strict=True)
-        return [
-            partial(self._write, *pair, *size, base)
-            for pair, size, base in zip(pairs, sizes, below, strict=True)
-        ]
-
-    def _write(
-        self, y: Tensor, z: Tensor, height: int, width: int, below: Latent | None, step: float
-    ) -> EncodedLayer:
-        step = nearest_step(step)
-        coded = self.latent_coder.encode(y, z, below.y_hat if below else None, step)
-        layer = Layer(
-            kind=self.kind,
-            slices=self.codec.num_slices,
-            height=height,
-            width=width,
-            platform=Platform.here(),
-            weights=self.weights,
-            symbols=coded.latent.digest(),
-            below=below.digest() if below else NOTHING,
-            z=coded.z_part,
-            y=coded.y_part,
-            step=step,
-        )
-        return EncodedLayer(layer.pack(), coded.latent, coded.estimated)
-
-    def check(self, layer: Layer) -> None:
-        """Refuse a layer of another kind or of other weights."""
-        if layer.kind is not self.kind:
-            raise StreamError(
-                f"the stream's layer is of kind {layer.kind.label}, these weights are of kind "
-                f"{self.kind.label}; give the weights it was written with"
-            )
-        if layer.weights != self.weights:
-            raise StreamError(
-                f"the {layer.kind.label} layer was written with the weights {layer.weights.hex()}, "
-                f"not these ({self.weights.hex()}); give the weights it was written with"
-            )
-
-    def decode(self, layer: Layer, below: Latent | None = None) -> Latent:
-        """The latent in a record, above that of the base; a StreamError tells that it is not what
-        the writer had."""
-        record = (layer.z, layer.y, layer.height, layer.width)
-        cause = None
-        try:
-            latent = self.latent_coder.decode(*record, below.y_hat if below else None, layer.step)
-            if latent.digest() == layer.symbols:
-                return latent
-        except StreamError as error:
-            cause = error
-        raise StreamError(
-            f"the numbers of the {layer.kind.label} layer come out differently here "
-            f"({Platform.here()}) than where it was written ({layer.platform}), although file and "
-            "weights are right; decode it on such a machine, or write it again"
-        ) from cause
-
-    def synthesise(self, y_hat: Tensor) -> Tensor:
-        """g_s, back on the CPU."""
-        return fast.synthesise(self.codec.g_s, y_hat.to(self.device, self.dtype)).cpu()
-
-
-def _kind(codec: AdditionalCodec) -> Kind:
-    """What a layer of an additional codec is."""
-    if codec.residual == "none":
-        return Kind.FUSION
-    return Kind.CONDITIONAL_RESIDUAL if codec.condition else Kind.RESIDUAL
 
 
 def _check(image: Pixels) -> None:
