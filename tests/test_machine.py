@@ -196,8 +196,8 @@ def test_curves_that_do_not_meet_have_a_note_and_no_number(
 
 def test_a_point_beyond_the_other_s_has_a_note_and_no_number() -> None:
     row = compared(point("SA-ICM", "base", 0.05, 0.35), *LIC).loc["SA-ICM", "LIC", "base"]
-    assert row.bd_rate_note == "the other was not measured at this AP"
-    assert row.bd_ap_note == "the other was not measured at this rate"
+    assert row.bd_rate_note == "the other has AP 0.100 to 0.300"
+    assert row.bd_ap_note == "the other has 0.100 to 0.400 bpp"
     assert row[["bd_rate", "bd_ap", "other_bpp", "other_ap"]].isna().all()
 
 

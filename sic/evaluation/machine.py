@@ -188,10 +188,11 @@ def _delta(tested: list[Front], other: list[Front], of: str) -> Delta:
     return Delta(value, *interval(np.array(values)), overlap, "")
 
 
-def _at_point(values: Numbers, what: str) -> Delta:
-    """The difference at one point of the tested codec, as measured and in each resampling."""
+def _at_point(values: Numbers, measured: str) -> Delta:
+    """The difference at one point of the tested codec, as measured and in each resampling; where
+    the other was measured is a note if the point lies outside."""
     if np.isnan(values[0]):
-        return Delta(np.nan, np.nan, np.nan, np.nan, f"the other was not measured at this {what}")
+        return Delta(np.nan, np.nan, np.nan, np.nan, f"the other has {measured}")
     return Delta(float(values[0]), *interval(values[1:]), np.nan, "")
 
 
@@ -235,8 +236,10 @@ def _at(point: Point, kind: Kind, other: list[Front]) -> dict[str, Any]:
     pairs = [(a, np.log(bpp), front) for a, bpp, front in zip(ap, point.bpp, other, strict=True)]
     log_rate = np.array([front.rate_at(a) for a, _, front in pairs])
     other_ap = np.array([front.ap_at(bits) for _, bits, front in pairs])
-    rate = _at_point(100 * np.expm1(np.log(point.bpp) - log_rate), "AP")
-    quality = _at_point(ap - other_ap, "rate")
+    low, high = np.exp([other[0].log_rate[0], other[0].last])
+    percent = 100 * np.expm1(np.log(point.bpp) - log_rate)
+    rate = _at_point(percent, f"AP {other[0].ap[0]:.3f} to {other[0].ap[-1]:.3f}")
+    quality = _at_point(ap - other_ap, f"{low:.3f} to {high:.3f} bpp")
     here = {"bpp": point.bpp[0], "ap": ap[0]}
     there = {"other_bpp": np.exp(log_rate[0]), "other_ap": other_ap[0]}
     return {"point": point.point, **here, **there, **_columns(rate, quality)}
