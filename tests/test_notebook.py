@@ -1,6 +1,7 @@
 """Notebook runs: equal inputs give equal bytes, failures give one line, and any folder will do."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,8 @@ $$L = R + \lambda \cdot 255^2 \cdot
     execute(write(Path("book.ipynb"), "m = 1", prose=text), Path("reports/a"), {})
     page = Path("reports/a/index.html").read_text()
     assert page.count("<math") == 2
+    assert "<mi>L</mi><mo>&#x0003D;</mo><mi>R</mi>" in page, "with what is inside"
+    assert not re.search("[\ue000-\uf8ff]", page)
     assert page.count('display="block"') == 1
     assert "It costs $5 and $6; <code>$HOME$</code>" in page
     assert r"\lambda" not in page

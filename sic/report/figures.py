@@ -131,16 +131,18 @@ def pictures_side_by_side(
     return figure
 
 
-def in_a_row(pictures: Mapping[str, Pixels], caption: str) -> Figure:
-    """Pictures, uint8 (H, W, 3), with their labels."""
-    figure = Figure(figsize=(2.8 * len(pictures), 3), layout="constrained")
+def in_a_grid(pictures: Mapping[str, Pixels], caption: str) -> Figure:
+    """Pictures, uint8 (H, W, 3), with their labels, two or three in a row."""
+    columns = 2 if len(pictures) in (2, 4) else 3
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(4 * columns, 3.2 * rows), layout="constrained")
     _caption(figure, caption)
-    for axes, (label, picture) in zip(
-        figure.subplots(1, len(pictures)), pictures.items(), strict=True
-    ):
-        axes.imshow(picture)
-        axes.set_title(literal(label), fontsize=9)
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in places:
         axes.axis("off")
+    for axes, (label, picture) in zip(places, pictures.items(), strict=False):
+        axes.imshow(picture)
+        axes.set_title(literal(label), fontsize=10)
     return figure
 
 

@@ -187,23 +187,23 @@ def html(notebook: "NotebookNode", folder: Path) -> str:
     where it will lie, and the notebook's first line its title."""
     from nbconvert import HTMLExporter
 
-    from sic.report.page import mathml, page
+    from sic.report.page import Formulas, page
 
     exporter = HTMLExporter(template_name="basic")
     exporter.embed_images = True
     # Some pages are read for what they show; their code is in the executed copy beside them.
     exporter.exclude_input = notebook.metadata.get("hide_input", False)
-    shown = copy.deepcopy(notebook)
+    shown, formulas = copy.deepcopy(notebook), Formulas()
     for cell in shown.cells:
         if cell.cell_type == "markdown":
-            cell.source = mathml(cell.source)
+            cell.source = formulas.marked(cell.source)
     body, _ = exporter.from_notebook_node(shown)
     way_back = '<a href="notebook.ipynb">this page as a notebook</a>'
     if len(folder.parts) > 1:
         home = "../" * (len(folder.parts) - 1) + "index.html"
         way_back = f'<a href="{home}">report</a> / {"/".join(folder.parts[1:])} · {way_back}'
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
-    return page(title, body, way_back)
+    return page(title, formulas.put_in(body), way_back)
 
 
 def _value(text: str) -> int | str:

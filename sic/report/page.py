@@ -44,27 +44,42 @@ def page(title: str, body: str, way_back: str = "") -> str:
 """
 
 
+#: A mark, of characters that no text has.
+_MARK = re.compile("\ue000([0-9]+)\ue001")
 #: Code, which keeps its dollars, or a formula between two of them or two pairs.
 _FORMULA = re.compile(
     r"(?s)```.*?```|`[^`]*`|\$\$(?P<block>.+?)\$\$|(?<![\\\w$])\$(?P<inline>\S(?:[^$]*?\S)?)\$(?!\w)"
 )
 
 
-def mathml(markdown: str) -> str:
-    """Markdown with its LaTeX formulas, $inline$ and $$displayed$$, as MathML, which browsers draw
-    without a script or a network.  Raises SicError for a formula that is none."""
-    from latex2mathml.converter import convert
+class Formulas:
+    """The LaTeX formulas of a page, $inline$ and $$displayed$$, as MathML, which browsers draw
+    without a script or a network.  Marks stand for them while Markdown becomes HTML, which would
+    take their tags apart."""
 
-    def replaced(found: re.Match[str]) -> str:
-        for display in ("block", "inline"):
-            if formula := found[display]:
-                try:
-                    return convert(formula.strip(), display=display)
-                except Exception:  # its errors have no common kind
-                    raise SicError(f"no formula in LaTeX: ${formula}$") from None
-        return found[0]
+    def __init__(self) -> None:
+        self.drawn: list[str] = []
 
-    return _FORMULA.sub(replaced, markdown)
+    def marked(self, markdown: str) -> str:
+        """Markdown with marks.  Raises SicError for a formula that is none."""
+        return _FORMULA.sub(self._mark, markdown)
+
+    def put_in(self, html: str) -> str:
+        """HTML with the formulas in place of their marks."""
+        return _MARK.sub(lambda found: self.drawn[int(found[1])], html)
+
+    def _mark(self, found: re.Match[str]) -> str:
+        from latex2mathml.converter import convert
+
+        display = "block" if found["block"] else "inline"
+        formula = found[display]
+        if not formula:  # code
+            return found[0]
+        try:
+            self.drawn.append(convert(formula.strip(), display=display))
+        except Exception:  # its errors have no common kind
+            raise SicError(f"no formula in LaTeX: ${formula}$") from None
+        return f"\ue000{len(self.drawn) - 1}\ue001"
 
 
 def literal(text: str) -> str:
