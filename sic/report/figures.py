@@ -137,7 +137,7 @@ def in_a_grid(pictures: Mapping[str, Pixels], caption: str) -> Figure:
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(4 * columns, 3.2 * rows), layout="constrained")
     _caption(figure, caption)
-    places = figure.subplots(rows, columns, squeeze=False).flat
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in places:
         axes.axis("off")
     for axes, (label, picture) in zip(places, pictures.items(), strict=False):
