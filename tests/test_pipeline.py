@@ -271,8 +271,8 @@ def test_one_lambda_retrains_that_point_alone(restored: Study) -> None:
 
 def test_another_base_retrains_what_stands_on_it_and_no_base(restored: Study) -> None:
     restored.edit(lambda content: content["sa_icm"].update(base="q2"))
-    layers = {"fusion@m2-q1", "fusion@m1-q1", "difference@q1"}
-    assert restored.changed() == {*layers, *NAMES_POINTS}
+    layers = {"fusion@m2-q1", "fusion@m1-q1", "fusion@cfr-m2-q1", "difference@q1"}
+    assert restored.changed() == {*layers, "why", *NAMES_POINTS}
 
 
 def test_metrics_diff_shows_what_a_changed_lambda_moved(restored: Study) -> None:
