@@ -60,38 +60,10 @@ def text(table: pd.DataFrame) -> str:
     return "\n".join(findings.sentences(table, bd.compare(table, resamplings=20)))
 
 
-def answer(table: pd.DataFrame) -> str:
-    return findings.answer(table, bd.compare(table, resamplings=20))
-
-
 def sentence(table: pd.DataFrame, beginning: str, also: str = "") -> str:
     lines = text(table).splitlines()
     (found,) = [line for line in lines if line.startswith(beginning) and also in line]
     return found
-
-
-# ---- the answer in three sentences ----
-
-
-def test_the_answer_says_what_is_gained_and_what_is_lost() -> None:
-    found = answer(results())
-    assert "the base takes 0.050 bits per pixel; its picture, x̂_t, has 24.00 dB" in found
-    assert "adds 0.105 to 0.420 bits per pixel, and people get 28.00 to 33.00 dB" in found
-    assert "Counting additional bits, at equal PSNR it takes 30.0 % fewer bits than coding" in found
-    assert "22.2 % fewer bits than coding the difference. Counting all bits" in found
-    found = answer(results(dc=0.71))
-    assert "and as many bits as coding the difference" in found
-
-
-def test_the_answer_says_why_two_curves_cannot_be_compared() -> None:
-    low = rows("fusion", 0.7 * RATES, QUALITY - 8, m=5)
-    found = answer(results(fusion=low))
-    assert "cannot be compared with coding the picture anew (no quality in common)" in found
-
-
-def test_one_rate_point_has_an_answer_without_a_comparison() -> None:
-    found = answer(results(fusion=rows("fusion", [0.2], [30], m=5)))
-    assert found.endswith("adds 0.200 bits per pixel, and people get 30.00 dB.")
 
 
 # ---- one curve against another ---------------------------------------------------------------
@@ -214,7 +186,6 @@ def test_of_several_bases_the_one_below_the_second_layers_is_judged() -> None:
     found = sentence(three, "The base takes 0.050 bpp")
     assert "Those trained at λ = 0.005, 0.01, 0.02 take 0.030, 0.050, 0.140 bpp for 24.00" in found
     assert "takes 33%, 17%, 8% of its bits" in sentence(three, "Set beside the human LIC")
-    assert "the base takes 0.050 bits per pixel" in answer(three)
     assert not set(bd.compare(three, 20)[["tested", "other"]].stack()) & {bd.BASE}
     assert bd.BASE not in text(three), "x̂_t is no rival of pictures for people"
 

@@ -32,38 +32,6 @@ _LOSSLESS = "a photo came back without loss, so a mean PSNR is infinite"
 _COUNTED = {"additional": "Counting additional bits", "all": "Counting all bits"}
 
 
-def answer(table: pd.DataFrame, compared: pd.DataFrame) -> str:
-    """The findings in three sentences, for a reader with ten seconds; the arguments are those of
-    :func:`sentences`."""
-    means, curves = rate_distortion.means(table), bd.curves(table)
-    base, fusion = _base(means), proposed(means)
-    ours = means[(means.codec == "fusion") & (means.m == int(fusion.removeprefix("fusion m")))]
-    text = (
-        f"For machines the base takes {base.bpp_base:.3f} bits per pixel; its picture, x̂_t, has "
-        f"{base.psnr_machine:.2f} dB. Feature fusion adds {_span(ours.bpp_additional, 3)} bits per "
-        f"pixel, and people get {_span(ours.psnr, 2)} dB."
-    )
-    rivals = {"LIC": "coding the picture anew", "difference": "coding the difference"}
-    for bits in ("additional", "all"):
-        told = [
-            _verdict(*bd.between(compared, bd.Comparison(fusion, other, bits)), words)
-            for other, words in rivals.items()
-            if {fusion, other} <= curves.keys()
-        ]
-        if told:
-            both = " and ".join(told).replace(" and takes ", " and ")
-            text += f" {_COUNTED[bits]}, at equal PSNR it {both}."
-    return text
-
-
-def _verdict(rate: bd.Delta, quality: bd.Delta, words: str) -> str:
-    if rate.note:
-        return f"cannot be compared with {words} ({rate.note})"
-    if _equal(rate, quality):
-        return f"takes as many bits as {words}"
-    return f"takes {_amount(rate)} bits than {words}"
-
-
 def sentences(table: pd.DataFrame, compared: pd.DataFrame) -> Iterator[str]:
     """The findings, one sentence each, about whatever codecs, rate points and m there are in the
     table of :mod:`sic.evaluation.rate_distortion`; ``compared`` is :func:`bd.compare` of it."""

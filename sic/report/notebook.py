@@ -202,6 +202,9 @@ def html(notebook: "NotebookNode", folder: Path) -> str:
     if len(folder.parts) > 1:
         home = "../" * (len(folder.parts) - 1) + "index.html"
         way_back = f'<a href="{home}">report</a> / {"/".join(folder.parts[1:])} · {way_back}'
+        # CC BY asks for it wherever a photo is shown, which most pages do.
+        whose = home.replace("index.html", "data/index.html#Whose-they-are")
+        way_back += f' · <a href="{whose}">whose the photos are</a>'
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
     return page(title, formulas.put_in(body), way_back)
 
