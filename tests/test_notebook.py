@@ -187,6 +187,8 @@ def test_a_notebook_runs_in_its_own_folder_as_jupyterlab_and_nbconvert_start_it(
     for name in ("params.yaml", "notebooks/10_data.ipynb"):
         Path(name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, name)
+    Path("data").mkdir()
+    Path("data/pictures").symlink_to(ROOT / "data/pictures")
     words = ["--execute", "--to=notebook", "--output=done", "notebooks/10_data.ipynb"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-m", "nbconvert", *words], check=True, env=environment)

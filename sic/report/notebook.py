@@ -41,6 +41,8 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 #: Where the copy of a failed run is left for the reader, outside of DVC's products.
 FAILED = Path("build/failed")
+#: Whether somebody has stopped this process.
+_STOPPED = threading.Event()
 #: The Python of this environment, by the name that it has in JupyterLab.
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -243,6 +245,7 @@ def _stop(number: int, frame: Any) -> None:
     """End the notebook, once: a second signal must not break off the end of its kernel."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
+    _STOPPED.set()
     raise KeyboardInterrupt
 
 
@@ -252,7 +255,7 @@ def _stop_is_a_stop() -> Iterator[None]:
     try:
         yield
     except Exception:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        if _STOPPED.is_set():
             raise KeyboardInterrupt from None
         raise
 

@@ -76,9 +76,11 @@ class Formulas:
         if not formula:  # code
             return found[0]
         try:
-            self.drawn.append(convert(formula.strip(), display=display))
+            drawn = convert(formula.strip(), display=display)
         except Exception:  # its errors have no common kind
             raise SicError(f"no formula in LaTeX: ${formula}$") from None
+        # A long formula scrolls in a box of its own, and the page stays as wide as its window.
+        self.drawn.append(f'<span class="formula">{drawn}</span>' if found["block"] else drawn)
         return f"\ue000{len(self.drawn) - 1}\ue001"
 
 
