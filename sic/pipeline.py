@@ -4,6 +4,7 @@
 import argparse
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ from sic.params import PARAMS, load
 
 _RESULTS = Path("results")
 _BETWEEN = 252  # DVC's exit code when it is interrupted between two stages
+# How DVC tells of a stopped stage.  Python itself ends by SIGINT (-2) instead of with our exit code
+# where the interrupt struck code that was compiled from a string, such as a dataclass's methods.
+_OF_A_STOP = tuple(f" exited with {code}" for code in (STOPPED, -signal.SIGINT, -signal.SIGTERM))
 
 
 def main() -> None:
@@ -90,7 +94,7 @@ def _tells_of_a_stop(record: logging.LogRecord) -> bool:
     """Whether DVC reports an interrupt: the stage, or :func:`main`, has said it in better words."""
     error = record.exc_info[1] if record.exc_info else None
     while error:
-        if isinstance(error, KeyboardInterrupt) or str(error).endswith(f" {STOPPED}"):
+        if isinstance(error, KeyboardInterrupt) or str(error).endswith(_OF_A_STOP):
             return True
         error = error.__cause__
     return False

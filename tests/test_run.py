@@ -97,6 +97,15 @@ def test_a_stopped_run_says_one_line_and_its_results_reappear(study: Path) -> No
     assert not list(Path("build/failed").iterdir())
 
 
+@pytest.mark.parametrize("end", ["exit 130", "kill -INT $$", "kill -TERM $$"])
+def test_whatever_way_a_stopped_stage_ends_it_is_no_failure(study: Path, end: str) -> None:
+    (study / "dvc.yaml").write_text(f"stages: {{measure: {{cmd: '{end}'}}}}")
+    run = dvc("repro")
+    log = run.communicate(timeout=300)[0]
+    assert run.returncode == STOPPED, log
+    assert "ERROR" not in log
+
+
 def test_a_fault_in_params_yaml_is_told_before_dvc_is_even_loaded(study: Path) -> None:
     seed("one")
     program = (
