@@ -45,9 +45,10 @@ class JpegXl(Section):
 
 
 class Evaluate(Section):
-    """Where streams are written and read, the measures, and the classical codecs' settings."""
+    """The measures, the quantisation steps, and the classical codecs' settings."""
 
     lpips: str | None
+    steps: Annotated[list[Annotated[float, Field(ge=1 / 16, le=16)]], Once]  # as a stream has them
     vvc: Vvc
     vvc_m: Libvvenc
     hevc: Hevc

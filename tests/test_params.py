@@ -172,6 +172,8 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
         ("sa_icm.steps", 1.5, "sa_icm.steps: input should be a valid integer, not 1.5"),
         ("sa_icm.steps", "120", "sa_icm.steps: input should be a valid integer, not '120'"),
         ("evaluate.jpeg", [101], "evaluate.jpeg.0: input should be less than or equal to 100"),
+        ("evaluate.steps", [0.05], "evaluate.steps.0: input should be greater than or equ"),
+        ("evaluate.steps", [17], "evaluate.steps.0: input should be less than or equal to 16"),
         ("evaluate.webp", [30, 30], "evaluate.webp: 30 stands there more than once"),
         ("evaluate.hevc.qp", [52], "evaluate.hevc.qp.0: input should be less than or equal to 51"),
         ("evaluate.vvc.qp", [37.5], "evaluate.vvc.qp.0: input should be a valid integer, not 37.5"),

@@ -106,7 +106,7 @@ SMALL = {
 
 
 #: Stages that show λ beside what they measure or draw.
-NAMES_POINTS = {"evaluate", "detect", "stream", "pictures", "report"}
+NAMES_POINTS = {"evaluate", "steps", "detect", "stream", "pictures", "report"}
 
 
 class Study:
@@ -138,7 +138,7 @@ class Study:
         content["machine"].update(validate_every=2, device="cpu")
         for stage, values in SMALL["stages"].items():
             content[stage].update(values, steps=2, init="data/weights/scratch", train=True)
-        content["evaluate"].update(jpeg=[10, 50], webp=[10, 50])
+        content["evaluate"].update(jpeg=[10, 50], webp=[10, 50], steps=[0.5, 2])
         for codec, values in SMALL["anchors"].items():
             content["evaluate"][codec].update(values)
 
@@ -362,6 +362,11 @@ def test_how_the_machine_works_reruns_nothing(restored: Study) -> None:
 def test_more_resamplings_code_nothing_again(restored: Study) -> None:
     restored.edit(lambda content: content["compare"].update(bootstrap=10))
     assert restored.changed() == {"compare", "detect", "report"}
+
+
+def test_another_step_is_tried_and_nothing_else_is_coded(restored: Study) -> None:
+    restored.edit(lambda content: content["evaluate"].update(steps=[0.5, 2, 4]))
+    assert restored.changed() == {"steps", "report"}
 
 
 def test_a_notebook_saved_with_its_outputs_reruns_nothing_but_the_look_at_its_code(

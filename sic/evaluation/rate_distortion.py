@@ -137,11 +137,10 @@ def _codecs(params: Params, device: str) -> Iterator[list[Coder | Missing]]:
     """All codecs in the order of their rows; those of a group take turns on each picture."""
     alone: dict[Path, Learned] = {}
     for item in trained(params):
-        point = {key: getattr(item, key) for key in ("codec", "point", "lmbda", "m")}
         if item.enhancement:
-            yield [Learned.of(point, item.enhancement, device, alone[item.base])]
+            yield [learned(item, device, alone[item.base])]
         else:
-            alone[item.base] = Learned.of(point, item.base, device)
+            alone[item.base] = learned(item, device)
             yield [alone[item.base]]
     yield [MeanColour()]
     found, missing = cached.find(params.evaluate)
@@ -158,20 +157,31 @@ def _codecs(params: Params, device: str) -> Iterator[list[Coder | Missing]]:
             yield [Inter(codec, qp, alone[base_of(params).base]) for qp in qps]
 
 
+def learned(item: Trained, device: str, base: Learned | None = None) -> Learned:
+    """What codes with a codec of the study, on that of the layer below if it is a second one.
+    Raises SicError if the checkpoint is missing or none of ours."""
+    point = {key: getattr(item, key) for key in ("codec", "point", "lmbda", "m")}
+    return Learned.of(point, item.enhancement or item.base, device, base)
+
+
 def _make(pieces: Sequence[Piece], params: Params, device: str) -> None:
     """Make the results that are missing: of the study's codecs, then of the others."""
-    cores = os.cpu_count() or 1
     ours: dict[Path, Piece | Operations] = {}
     for piece in pieces:
         if isinstance(piece.coder, Learned):
             operations = Operations.of(piece.coder)
             ours |= {operations.path: operations, piece.path: piece}
     others = {p.path: p for p in pieces if p.path not in ours}
-    # A large codec takes all cores by itself, and a GPU has no room for many.
-    alone = params.codec.N >= SMALL or not device.startswith("cpu")
-    for jobs, processes in ((ours, 1 if alone else cores), (others, cores)):
+    for jobs, at_once in ((ours, processes(params, device)), (others, os.cpu_count() or 1)):
         results = {job: path for path, job in jobs.items()}
-        complete(results, _content, Worker(), "stream", processes=processes)
+        complete(results, _content, Worker(), "stream", processes=at_once)
+
+
+def processes(params: Params, device: str) -> int:
+    """How many of the study's codecs work side by side: a large one takes all cores by itself, and
+    a GPU has no room for many."""
+    alone = params.codec.N >= SMALL or not device.startswith("cpu")
+    return 1 if alone else os.cpu_count() or 1
 
 
 def _content(job: Piece | Operations) -> bytes:

@@ -37,7 +37,7 @@ def names(study: Params) -> list[str]:
     return [
         *("data", "segment", "edges", "codec"),
         *study.codecs,
-        *("why", "evaluate", "compare", "detect", "stream", "pictures"),
+        *("why", "evaluate", "compare", "steps", "detect", "stream", "pictures"),
     ]
 
 

@@ -8,6 +8,7 @@ Rates in the study are the lengths of these bytes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -144,6 +145,34 @@ class ScalableCodec:
         sizes = [images.padded(*image.shape[:2]) for image in pictures]
         with threads(self.base.codec.N):
             return _by_size(sizes, pictures, lambda same: self._encode(same, step, base_step))
+
+    @torch.inference_mode()
+    def writer(self, image: Pixels) -> Callable[[float, float], tuple[Encoding, Pixels]]:
+        """What encodes a picture, uint8 (H, W, 3) RGB, as often as it is asked, with a step and a
+        ``base_step`` (of one layer: 1), and gives the picture that the whole stream decodes to as
+        well.  Each comes out as from :meth:`encode_layers`, but g_a and h_a of a layer run once for
+        all of its steps."""
+        _check(image)
+        size, x = (image.shape[0], image.shape[1]), images.pad(images.to_tensor(image))
+        with threads(self.base.codec.N):
+            write_base = self.base.writers(x, [size], [None])[0]
+
+        @cache
+        def base(step: float) -> tuple[EncodedLayer, Callable[[float], EncodedLayer] | None]:
+            layer = write_base(step)
+            if self.enhancement is None:
+                return layer, None
+            return layer, self._above(self.enhancement, x, [size], [layer.latent])[0]
+
+        @torch.inference_mode()
+        def write(step: float, base_step: float = 1.0) -> tuple[Encoding, Pixels]:
+            with threads(self.base.codec.N):
+                layer, write_above = base(base_step if self.enhancement else step)
+                above = write_above(step) if write_above else None
+                y_hat = [each.latent.y_hat for each in (layer, above) if each]
+                return Encoding(layer, above), self._pictures(y_hat, [size])[0]
+
+        return write
 
     def _encode(self, pictures: list[Pixels], step: Step, base_step: Step) -> list[Encoding]:
         """Encode pictures that have one size when padded."""
