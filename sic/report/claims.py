@@ -7,7 +7,6 @@ and the difference is one that another seed of the training would not make.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -35,13 +34,11 @@ class Verdict(StrEnum):
 
 #: What is read below the table.
 NOTE = (
-    "In brackets the 95 % interval over draws of the photos, which says nothing of other training "
-    "runs. Not decided: the interval holds both answers, or two codecs are less than "
-    f"{EQUAL_DB} dB apart, as two seeds may be. Additional bits are those of the second layer "
-    "alone, set against all bits of a codec without layers."
+    "Percent: of bits at equal PSNR or AP; dB and AP: at equal bits; in brackets the 95 % interval "
+    "over draws of the photos, which says nothing of other training runs. Not decided: the "
+    f"interval holds both answers, or two codecs are less than {EQUAL_DB} dB apart, as two seeds "
+    "may be. Additional bits: of the second layer alone, against all bits of codecs of one layer."
 )
-#: Beside the colours, which not everybody sees and not every printer has.
-SIGNS = dict(zip(Verdict, "✓✗?–○", strict=True))
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, the paper's number or words for it, and what was found here."""
+    """A claim under the heading that begins it, the paper's number or words for it, and what was
+    found here."""
 
+    heading: str
     claim: str
     paper: str
     here: Measured
@@ -85,9 +84,9 @@ def claims(results: Results, base_point: str, resamplings: int) -> list[Claim]:
     return [
         *_fusion(fusion, results.compared),
         *_slices(results.table, resamplings),
+        _table_1(results.parameters),
         *_machines(results.bought, base_point),
         _regime(results.table, base_point, resamplings),
-        _table_1(results.parameters),
         *_residuals(fusion, results.compared, results.why),
     ]
 
@@ -100,17 +99,18 @@ Difference = tuple[Delta, Delta, int]
 
 def _fusion(fusion: str, compared: pd.DataFrame) -> Iterator[Claim]:
     """Fusion against what the paper compares it with."""
-    low, none = "yes, at low rates (Fig. 6)", "a curve of Fig. 6; no words of it at hand"
+    low, none = "yes, at low rates (Fig. 6)", "in Fig. 6; no words at hand"
+    than = "Fusion needs fewer bits than an image codec for people (LIC), DC, and VVC"
     for other, name, bits, paper in (
-        ("LIC", "an image codec for people (LIC)", "additional", low),
-        ("LIC", "the LIC", "all", none),
-        ("difference", "coding the difference x − x̂_t (DC)", "additional", "yes (Fig. 6)"),
-        ("difference", "DC", "all", "yes (Fig. 6; both stand on one base)"),
+        ("LIC", "LIC", "additional", low),
+        ("LIC", "LIC", "all", none),
+        ("difference", "DC", "additional", "yes (Fig. 6)"),
+        ("difference", "DC", "all", "yes (Fig. 6: on one base)"),
         ("VVC", "VVC", "additional", low),
     ):
         here = _fewer_bits(_between(compared, fusion, other, bits))
         here = _unclaimed(here) if paper == none else here
-        yield Claim(f"Fusion needs fewer bits than {name}: {bits} bits", paper, here)
+        yield Claim(than, f"{name}, {bits} bits", paper, here)
 
 
 def _residuals(fusion: str, compared: pd.DataFrame, why: pd.DataFrame) -> Iterator[Claim]:
@@ -121,18 +121,20 @@ def _residuals(fusion: str, compared: pd.DataFrame, why: pd.DataFrame) -> Iterat
         _fewer_bits(_between(compared, fusion.replace("fusion", method), fusion, "additional"))
         for method in bd.RESIDUAL
     )
-    than = "needs fewer bits than fusion: additional bits"
+    than = "Since the paper: fewer additional bits than fusion has"
     yield Claim(
-        f"DC, which is pixel residual (PR), {than}",
+        than,
+        "DC, which is pixel residual (PR)",
         f"up to 29.57 % fewer than “the previous work” ({later})",
         _explained(pixels, why, "difference/", "DC"),
     )
     yield Claim(
-        f"Feature residual (FR) {than}",
+        than,
+        "feature residual (FR)",
         f"yes, with no number of FR alone ({later})",
         _explained(features, why, "fusion/fr-", "FR"),
     )
-    yield Claim(f"Conditional FR {than}", "published nowhere", _unclaimed(conditional))
+    yield Claim(than, "conditional FR", "published nowhere", _unclaimed(conditional))
 
 
 def _between(compared: pd.DataFrame, tested: str, other: str, bits: str) -> Difference | None:
@@ -171,12 +173,12 @@ def _fewer_bits(found: Difference | None, unit: str = "dB", least: float = EQUAL
     rate, gain, photos = found
     if rate.note and gain.note:
         return Measured(f"cannot be compared: {rate.note}", Verdict.OPEN, photos)
-    better = "" if gain.note else f"{_spelled(gain, 2 if unit == 'dB' else 3)} {unit} at equal bits"
+    better = "" if gain.note else _spelled(gain, 2 if unit == "dB" else 3, f" {unit}")
     verdict, doubt = _sign(gain) if rate.note else _sign(rate, less=True)
     if not gain.note and abs(gain.value) < least:
         verdict, doubt = Verdict.OPEN, _AS_SEEDS
-    words = f"{_spelled(rate, 1)} % bits" if not rate.note else f"no number of bits ({rate.note})"
-    return Measured(", ".join(filter(None, (words, better))) + doubt, verdict, photos)
+    bits = f"no percentage ({rate.note})" if rate.note else _spelled(rate, 1, " %")
+    return Measured(", ".join(filter(None, (bits, better))) + doubt, verdict, photos)
 
 
 _AS_SEEDS = f"; under {EQUAL_DB} dB, as between seeds"
@@ -202,7 +204,8 @@ def _explained(found: Measured, why: pd.DataFrame, codecs: str, name: str) -> Me
     fusion, other = gain[of.str.match(r"fusion/m\d")].mean(), gain[of.str.startswith(codecs)].mean()
     if found.verdict != Verdict.AGREES or np.isnan(fusion) or np.isnan(other):
         return found
-    numbers = f"without it fusion has {_number(fusion, 2)} dB, {name} {_number(other, 2)} dB."
+    numbers = f"if the decoder had y for ŷ, fusion would have {_number(fusion, 2)} dB"
+    numbers += f", {name} {_number(other, 2)} dB."
     reason = f"The base’s rounding error is not the reason: {numbers}"
     if fusion >= EQUAL_DB and other <= fusion - EQUAL_DB:
         reason = (
@@ -214,17 +217,22 @@ def _explained(found: Measured, why: pd.DataFrame, codecs: str, name: str) -> Me
 # ---- the role of m ---------------------------------------------------------------------------
 
 
+_FEWER = "When only m of the slices are sent"
+
+
 def _slices(table: pd.DataFrame, resamplings: int) -> Iterator[Claim]:
     """Table II, at the λ with most m."""
     paper = TABLE_II[0.01]
     lowest, settled = _role_of_m(table, resamplings)
     yield Claim(
-        "With m = 1 people get less PSNR than with every slice",
+        _FEWER,
+        "m = 1 costs PSNR",
         f"{_number(paper[1] - paper[5], 2)} dB against m = 5 at λ = 0.01 (Table II)",
         lowest,
     )
     yield Claim(
-        f"From m = {SETTLED_M} on m hardly matters (within {SETTLED_DB} dB of every slice)",
+        _FEWER,
+        f"m ≥ {SETTLED_M} costs next to nothing, {SETTLED_DB} dB at most",
         f"{_number(paper[3] - paper[5], 2)} dB for m = 3 at λ = 0.01 (Table II)",
         settled,
     )
@@ -248,11 +256,11 @@ def _role_of_m(table: pd.DataFrame, resamplings: int) -> tuple[Measured, Measure
         verdict, doubt = _sign(gain[1], less=True)
         if abs(gain[1].value) < EQUAL_DB:
             verdict, doubt = Verdict.OPEN, _AS_SEEDS
-        lowest = Measured(f"{_spelled(gain[1], 2)} dB {where}{doubt}", verdict, len(psnr))
+        lowest = Measured(f"{_spelled(gain[1], 2, ' dB')} {where}{doubt}", verdict, len(psnr))
     if near := [m for m in gain if m >= SETTLED_M]:
         m = max(near, key=lambda m: abs(gain[m].value))
         verdict, doubt = _within(gain[m], SETTLED_DB)
-        words = f"{_spelled(gain[m], 2)} dB for m = {m} {where}{doubt}"
+        words = f"{_spelled(gain[m], 2, ' dB')} for m = {m} {where}{doubt}"
         settled = Measured(words, verdict, len(psnr))
     return lowest, settled
 
@@ -271,6 +279,9 @@ def _within(delta: Delta, bound: float) -> tuple[Verdict, str]:
 # ---- the layer for machines ------------------------------------------------------------------
 
 
+_BASE = "The base, a layer for machines"
+
+
 def _machines(bought: pd.DataFrame, base_point: str) -> Iterator[Claim]:
     """The base against the LIC and VVC at equal accuracy: its curve, or else its one point."""
     for other in ("LIC", "VVC"):
@@ -280,9 +291,9 @@ def _machines(bought: pd.DataFrame, base_point: str) -> Iterator[Claim]:
         told = rows[(rows.bd_rate_note == "") | (rows.bd_ap_note == "")]
         name = "the LIC" if other == "LIC" else other
         yield Claim(
-            f"For a detector the base needs fewer bits than {name} at equal accuracy (AP)",
-            "“the best performance in image compression for image recognition” (SA-ICM, arXiv "
-            "2403.04173, abstract)",
+            _BASE,
+            f"needs fewer bits than {name} at equal AP",
+            "“the best performance” (SA-ICM, arXiv 2403.04173, abstract only)",
             _fewer_bits(_difference(rows if told.empty else told, "bd_ap"), "AP", least=0),
         )
 
@@ -299,14 +310,15 @@ def _regime(table: pd.DataFrame, base_point: str, resamplings: int) -> Claim:
             continue
         share = _estimate(100 * base.bpp, resamplings, of=lic.bpp)
         below = _estimate(lic.psnr - base.psnr, resamplings)
-        bits, quality = (_spelled(v, k, sign="") for v, k in ((share, 0), (below, 1)))
-        told.append(f"{bits} % of its bits and {quality} dB below at λ = {lmbda:g}")
+        bits, quality = _spelled(share, 0, " %", sign=""), _spelled(below, 1, " dB", sign="")
+        told.append(f"{bits} and {quality} at λ = {lmbda:g}")
         if share.high < 100 * BASE_SHARE and below.low >= BASE_DB:
             inside.append(True)
         elif share.low >= 100 * BASE_SHARE or below.high < BASE_DB:
             inside.append(False)
     return Claim(
-        "The base is a layer for machines: few bits, a poor picture for people",
+        _BASE,
+        "has few bits and a poor picture for people",
         f"under {BASE_SHARE:.0%} of the LIC’s bits, at least {BASE_DB:.0f} dB below its picture",
         Measured("; ".join(told), _at_each(inside, len(told)), len(base)),
     )
@@ -326,9 +338,10 @@ def _table_1(parameters: "pd.Series[float]") -> Claim:
     ours, paper = parameters.round(1).to_dict(), complexity.TABLE_I
     words, printed = (", ".join(f"{v:.1f}" for v in of.values()) for of in (ours, paper))
     return Claim(
-        "A smaller m makes the additional codec smaller",
-        f"{printed} million parameters for m = 1 to 5 (Table I)",
-        Measured(f"{words} million", Verdict.AGREES if ours == paper else Verdict.DISAGREES),
+        _FEWER,
+        "the additional codec has fewer parameters",
+        f"{printed} M for m = 1 to 5 (Table I)",
+        Measured(f"{words} M", Verdict.AGREES if ours == paper else Verdict.DISAGREES),
     )
 
 
@@ -348,10 +361,10 @@ def _number(value: float, digits: int, sign: str = "+") -> str:
     return f"{value:{sign}.{digits}f}".replace("-", "−")
 
 
-def _spelled(delta: Delta, digits: int, sign: str = "+") -> str:
-    """A number and its interval."""
+def _spelled(delta: Delta, digits: int, unit: str, sign: str = "+") -> str:
+    """A number with its unit and its interval."""
     value, low, high = (_number(v, digits, sign) for v in (delta.value, delta.low, delta.high))
-    return value if np.isnan(delta.low) else f"{value} [{low}, {high}]"
+    return f"{value}{unit}" if np.isnan(delta.low) else f"{value}{unit} [{low}, {high}]"
 
 
 def setting(study: Params, photos: str, masks: str, millions: float) -> str:
@@ -366,29 +379,4 @@ def setting(study: Params, photos: str, masks: str, millions: float) -> str:
         f"What kind of study this is: {photos}, codecs of {millions:.1f} M parameters (the paper: "
         f"{complexity.TABLE_I[5]} M), trained here for {steps} steps from {start} (the paper: "
         f"about 740,000 steps), edge masks by {masks}."
-    )
-
-
-def html(found: Sequence[Claim]) -> str:
-    """The claims as a table that a small screen turns into one card for each."""
-    heads = ("claim", "the paper", "here [95 % interval]", "photos", "verdict")
-    head = "".join(f'<th scope="col">{each}</th>' for each in heads)
-    rows = "".join(f"<tr>{_cells(each, heads)}</tr>\n" for each in found)
-    return (
-        f'<table class="claims">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>'
-    )
-
-
-def _cells(one: Claim, heads: Sequence[str]) -> str:
-    here, sign = one.here, SIGNS[one.here.verdict]
-    words = escape(here.words or "–")
-    if here.reason:
-        words += (
-            f' <span class="reason">{escape(here.reason)} <a href="why/index.html">Why</a></span>'
-        )
-    mark = f'<span class="verdict {here.verdict.name.lower()}">{sign} {here.verdict}</span>'
-    cells = (escape(one.paper), words, str(here.photos or "–"), mark)
-    named = zip(heads[1:], cells, strict=True)
-    return f'<th scope="row">{escape(one.claim)}</th>' + "".join(
-        f'<td data-head="{name}">{cell}</td>' for name, cell in named
     )

@@ -1,9 +1,11 @@
-"""What the pages of the report show: which there are, figures, plots and pictures to touch."""
+"""What the pages of the report show: which there are, claims, figures, plots, pictures to touch."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from sic.evaluation.rate_distortion import DECODED
 from sic.files import replacing
 from sic.images import Pixels
 from sic.params import Params
+from sic.report.claims import Claim, Verdict
 from sic.report.figures import LOOKS, NAMES, by_m
 from sic.report.page import STATIC
 
@@ -58,6 +61,40 @@ def figure(path: Path, alt: str, report: Path = Path("reports")) -> str:
         f'<figure><div class="wide"><a href="{svg}"><img src="{png}" alt="{escape(alt)}" {size}>'
         f'</a></div><figcaption><a href="{svg}">{svg.name}</a> · <a href="{png}">{png.name}</a>'
         "</figcaption></figure>"
+    )
+
+
+#: Beside the colours, which not everybody sees and not every printer has.
+_SIGNS = dict(zip(Verdict, "✓✗?–○", strict=True))
+
+
+#: Spaces inside of an interval, and around the sign of an equation.
+_UNBROKEN = re.compile(r"(?<=,) (?=[^\[]*\])| (?==)|(?<==) ")
+
+
+def claims_table(found: Sequence[Claim]) -> str:
+    """The claims as a table, which a small screen turns into one card for each."""
+    heads = ("claim", "the paper", "here [95 % interval]", "photos", "verdict")
+    text = "".join(f'<th scope="col">{each}</th>' for each in heads)
+    text = f'<table class="claims">\n<thead><tr>{text}</tr></thead>\n'
+    for heading, group in groupby(found, lambda one: one.heading):
+        rows = "".join(f"<tr>{_cells(one, heads)}</tr>\n" for one in group)
+        head = f'<tr><th colspan="{len(heads)}" scope="rowgroup">{escape(heading)}</th></tr>'
+        text += f"<tbody>{head}\n{rows}</tbody>\n"
+    return f"{text}</table>"
+
+
+def _cells(one: Claim, heads: Sequence[str]) -> str:
+    here, link = one.here, '<a href="why/index.html">Why</a>'
+    words, paper = (
+        _UNBROKEN.sub("\u00a0", escape(text)) for text in (here.words or "–", one.paper)
+    )
+    words += f'<span class="reason">{escape(here.reason)} {link}</span>' if here.reason else ""
+    mark = f"{_SIGNS[here.verdict]} {here.verdict}"
+    mark = f'<span class="verdict {here.verdict.name.lower()}">{mark}</span>'
+    cells = zip(heads[1:], (paper, words, here.photos or "–", mark), strict=True)
+    return f'<th scope="row">{escape(one.claim)}</th>' + "".join(
+        f'<td data-head="{name}">{cell}</td>' for name, cell in cells
     )
 
 
