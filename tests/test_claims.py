@@ -162,6 +162,11 @@ def test_m_behaves_as_in_table_2() -> None:
     assert one(found, "m ≥ 3 costs").paper == "−0.19 dB for m = 3 at λ = 0.01 (Table II)"
 
 
+def test_a_rounded_0_has_no_minus() -> None:
+    found = here(by_m(m3=-0.001, m4=0.0), "m ≥ 3 costs")
+    assert found.words.startswith("+0.00 dB [+0.00, +0.00] for m = 3")
+
+
 def test_m_does_not_behave_as_in_table_2() -> None:
     assert here(by_m(m1=0.5), "m = 1 costs").verdict == Verdict.DISAGREES
     assert here(by_m(m1=-0.05), "m = 1 costs").verdict == Verdict.OPEN

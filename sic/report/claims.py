@@ -360,7 +360,7 @@ def _estimate(values: "pd.Series[float]", resamplings: int, of: pd.Series | None
 
 
 def _number(value: float, digits: int, sign: str = "+") -> str:
-    return f"{value:{sign}.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")  # no −0.00
 
 
 def _spelled(delta: Delta, digits: int, unit: str, sign: str = "+") -> str:
