@@ -114,6 +114,18 @@ def test_winograd_is_the_convolution_whatever_the_layout(batch, pixels, monkeypa
         assert (got - wanted).abs().max() < 2e-5 * wanted.abs().max()
 
 
+def test_gradients_do_not_depend_on_the_layout_of_the_picture():
+    """Without a copy oneDNN writes past its memory: wrong gradients, a crash, or it never ends."""
+    block, x = ResidualBlockWithStride(3, 32), torch.rand(2, 3, 64, 64)
+    gradients = []
+    for picture in (x, x.contiguous(memory_format=torch.channels_last)):
+        block.zero_grad()
+        block(picture).square().mean().backward()
+        gradients.append([p.grad.clone() for p in block.parameters() if p.grad is not None])
+    for plain, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, plain)
+
+
 def test_winograd_is_for_inference_in_float32_on_the_cpu_and_large_maps():
     wide, weight = torch.zeros(1, 64, 32, 32), torch.zeros(64, 64, 3, 3)
     assert not fast.winograd_applies(wide, weight), "gradients may be asked for"

@@ -141,6 +141,10 @@ class ResidualBlockWithStride(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, K, H/2, W/2)."""
+        if torch.is_grad_enabled():
+            # The gradient of a 1×1 convolution of stride 2 writes past its memory on a picture in
+            # channels-last (github.com/uxlfoundation/oneDNN/issues/6035).
+            x = x.contiguous()
         out = self.gdn(self.conv2(self.leaky_relu(self.conv1(x))))
         out += self.skip(x)
         return out
