@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pytorch_msssim import ms_ssim
 from skimage import data
 from skimage import metrics as reference
 from torchvision.models import alexnet
@@ -67,6 +68,19 @@ def test_ms_ssim_is_that_of_its_definition_in_decibels() -> None:
     value = ms_ssim_by_definition(even, blurred(2)[:176, :192])
     found = metrics.ms_ssim_db(even, blurred(2)[:176, :192])
     assert found == pytest.approx(-10 * math.log10(1 - value), abs=0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 40])
+@pytest.mark.parametrize("top", [0, 1])
+def test_ms_ssim_is_that_of_pytorch_msssim(steps: int, top: int) -> None:
+    pair = PHOTO[top:], blurred(steps)[top:]
+    planes = (torch.from_numpy(p / 255).permute(2, 0, 1)[None] for p in pair)
+    value = float(ms_ssim(*planes, data_range=1.0))  # float64, as the planes are
+    assert metrics.ms_ssim_db(*pair) == pytest.approx(-10 * math.log10(1 - value), abs=1e-6)
+
+
+def test_a_negative_has_nothing_of_its_original() -> None:
+    assert metrics.ms_ssim_db(PHOTO, 255 - PHOTO) == pytest.approx(0, abs=1e-6)
 
 
 def test_more_blur_is_worse_by_every_measure() -> None:

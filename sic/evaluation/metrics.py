@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from pytorch_msssim import ms_ssim
+from numpy.typing import NDArray
 
 from sic import images
 from sic.anchors import planes
@@ -21,6 +22,12 @@ from sic.images import Pixels
 MEASURES = {"psnr": "dB", "psnr_y": "dB", "ms_ssim": "dB", "lpips": ""}
 #: Below this MS-SSIM's five scales, each half the last, leave less than its window of 11 pixels.
 MS_SSIM_SIDE = 161
+_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # the weights of MS-SSIM's scales
+_C1, _C2 = 0.01**2, 0.03**2  # what keeps its ratios finite, of samples in [0, 1]
+# Its window, a Gaussian of 1.5 pixels, in the float32 of pytorch-msssim: where pictures are nearly
+# equal, 3e-8 in its sum are seen.
+_GAUSSIAN = torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2))
+_WINDOW = (_GAUSSIAN / _GAUSSIAN.sum()).double().numpy()
 #: Below this AlexNet's second pooling has nothing left to pool.
 LPIPS_SIDE = 31
 _ALEXNET_LAYERS = (0, 3, 6, 8, 10)  # torchvision's numbers of the layer in each slice of LPIPS
@@ -54,17 +61,48 @@ def psnr_y(a: Pixels, b: Pixels) -> float:
 
 def ms_ssim_db(a: Pixels, b: Pixels) -> float:
     """MS-SSIM of two uint8 (H, W, 3) RGB pictures, mean over the channels, as −10 log₁₀(1 − v) dB;
-    inf if they are equal, NaN if a side is shorter than :data:`MS_SSIM_SIDE`.  It is computed in
-    float64: float32 takes pictures for equal that differ in a few samples.  Source: Wang,
+    inf if they are equal, NaN if a side is shorter than :data:`MS_SSIM_SIDE`.  Source: Wang,
     Simoncelli and Bovik, Multi-scale structural similarity (2003)."""
     if min(a.shape[:2]) < MS_SSIM_SIDE:
         return math.nan
     if np.array_equal(a, b):
         return math.inf
     # A channel at a time, for memory; the mean over them is taken here.
-    pairs = ([torch.from_numpy(p[None, None, :, :, c] / 255) for p in (a, b)] for c in range(3))
-    value = np.mean([ms_ssim(*pair, data_range=1.0).item() for pair in pairs])
-    return -10 * math.log10(max(1 - value, np.finfo(float).eps))
+    distance = np.mean([_ms_ssim_distance(a[..., c] / 255, b[..., c] / 255) for c in range(3)])
+    return -10 * math.log10(max(distance, np.finfo(float).tiny))
+
+
+def _ms_ssim_distance(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """1 − MS-SSIM of two planes with samples in [0, 1]."""
+    log = 0.0
+    for scale, weight in enumerate(_SCALES, start=1):
+        # From x − y, since 1 − v loses its digits where the planes are nearly equal: contrast is
+        # 1 − var(x − y) / (var x + var y + C2), luminance 1 − (mean x − mean y)² / (… + C1).
+        d = x - y
+        mean_x, mean_d = _smooth(x), _smooth(d)
+        squares = mean_x**2 + (mean_x - mean_d) ** 2
+        lost = (_smooth(d * d) - mean_d**2) / (_smooth(x * x + y * y) - squares + _C2)
+        if scale == len(_SCALES):
+            lost += (1 - lost) * mean_d**2 / (squares + _C1)
+        mean = float(lost.mean())
+        if mean >= 1:  # turned into its opposite: such a scale counts as nothing in common
+            return 1.0
+        log += weight * math.log1p(-mean)
+        x, y = _halve(x), _halve(y)
+    return -math.expm1(log)
+
+
+def _smooth(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The plane under the window, where that lies inside."""
+    return cv2.sepFilter2D(plane, cv2.CV_64F, _WINDOW, _WINDOW)[5:-5, 5:-5]
+
+
+def _halve(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of 2×2 samples, after a row and a column of zeros where a side is odd."""
+    rows, columns = plane.shape
+    plane = np.pad(plane, ((rows % 2, 0), (columns % 2, 0)))
+    above, below = plane[::2], plane[1::2]
+    return (above[:, ::2] + above[:, 1::2] + below[:, ::2] + below[:, 1::2]) / 4
 
 
 def load_lpips(weights: Path) -> Callable[[Pixels, Pixels], float]:
