@@ -372,7 +372,10 @@ def test_stopping_the_test_command_stops_all_of_it(
 def test_programs_see_this_environment_and_no_other(
     study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for key in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX"):
+    for key in (
+        *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX"),
+        "PYTHONDONTWRITEBYTECODE",
+    ):
         monkeypatch.setenv(key, "/elsewhere")
     for name in ("python", "dvc", "papermill", "jupyter"):
         study.BIN.mkdir(parents=True, exist_ok=True)
