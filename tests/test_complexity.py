@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small import SIZES
@@ -47,6 +48,14 @@ def test_operations_of_a_codec_follow_from_its_shapes() -> None:
     assert complexity.coding_kmac(narrow, side=256) == pytest.approx(few)
     # The last convolution of g_a: 9 taps, 16 channels to 40, on 1/256 of the pixels.
     assert many["encoder"] > few["encoder"] + 9 * 16 * 40 / 256 / 1000
+
+
+def test_operations_of_a_small_codec_are_the_same_on_either_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed = complexity.table_1(*SIZES.values())
+    monkeypatch.setattr(complexity, "WINOGRAD_CHANNELS", 0)
+    pd.testing.assert_frame_equal(complexity.table_1(*SIZES.values()), computed)
 
 
 def test_table_1_has_the_papers_numbers_at_the_papers_size() -> None:

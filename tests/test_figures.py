@@ -10,6 +10,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import seaborn as sns
 import skimage
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -297,3 +298,11 @@ def test_training_curves_show_both_splits() -> None:
     figure = curves(history, "LIC")
     np.testing.assert_allclose(line(figure.axes[0], "train"), [[2, 9], [4, 7]])
     np.testing.assert_allclose(line(figure.axes[2], "validation"), [[2, 21], [4, 23]])
+
+
+def test_colours_are_those_of_the_palette_for_the_colour_blind() -> None:
+    palette = sns.color_palette("colorblind").as_hex()
+    names = {"difference": 0, "SA-ICM": 1, "LIC": 2, "fusion": 3, "WebP": 4, "JPEG": 7, "AVIF": 9}
+    assert {name: figures.LOOKS[name]["color"] for name in names} == {
+        name: palette[number] for name, number in names.items()
+    }

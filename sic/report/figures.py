@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,22 +21,22 @@ from sic.files import replacing
 from sic.images import Pixels
 from sic.report.page import literal
 
-PALETTE = sns.color_palette("colorblind")
-#: One look per codec in every figure: colours that the colour-blind tell apart, too, and markers.
+#: One look per codec in every figure: colours that the colour-blind tell apart, too, most of them
+#: of seaborn's palette `colorblind`, and markers.
 LOOKS: dict[str, dict[str, Any]] = {
-    "fusion": {"color": PALETTE[3], "marker": "o"},
+    "fusion": {"color": "#d55e00", "marker": "o"},
     "FR": {"color": "#8b0000", "marker": "p"},
     "conditional FR": {"color": "#006d6d", "marker": "X"},
-    "difference": {"color": PALETTE[0], "marker": "s"},
-    "LIC": {"color": PALETTE[2], "marker": "^"},
-    "SA-ICM": {"color": PALETTE[1], "marker": "*"},
+    "difference": {"color": "#0173b2", "marker": "s"},
+    "LIC": {"color": "#029e73", "marker": "^"},
+    "SA-ICM": {"color": "#de8f05", "marker": "*"},
     "VVC+M": {"color": "#882255", "marker": "v"},
     "VVC": {"color": "black", "marker": "D"},
     "HEVC": {"color": "#7a7a00", "marker": "h"},
-    "AVIF": {"color": PALETTE[9], "marker": "P"},
+    "AVIF": {"color": "#56b4e9", "marker": "P"},
     "JPEG XL": {"color": "#4b2e83", "marker": "1"},
-    "WebP": {"color": PALETTE[4], "marker": "+"},
-    "JPEG": {"color": PALETTE[7], "marker": "x"},
+    "WebP": {"color": "#cc78bc", "marker": "+"},
+    "JPEG": {"color": "#949494", "marker": "x"},
 }
 NAMES = {
     "fusion": "proposed (feature fusion)",
@@ -54,6 +53,8 @@ _RAMPS = {"fusion": "flare_r", "FR": "rocket", "conditional FR": "crest_r"}
 def by_m(slices: Iterable[Any], codec: str = "fusion") -> dict[Any, dict[str, Any]]:
     """How feature fusion, FR or conditional FR looks at each m: the largest as in every figure,
     others as outlines."""
+    import seaborn as sns  # with SciPy's statistics, which takes a second
+
     found = sorted(set(slices))
     ramp = sns.color_palette(_RAMPS[codec], len(found))
     marked = zip(found[:-1], cycle("^sDvo"), ramp, strict=False)

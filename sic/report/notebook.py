@@ -228,6 +228,9 @@ def main() -> None:
         return
     pairs = dict(item.split("=", 1) for item in arguments.parameters)
     parameters = {name: _value(text) for name, text in pairs.items()}
+    # nbformat's validator loads it, where it is there, to check links that no notebook has; it
+    # takes a second and a half to build its grammar.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
