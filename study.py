@@ -277,7 +277,7 @@ def settle_git() -> None:
 def clean_environment() -> Dict[str, str]:
     """The surroundings without any other Python environment's traces."""
     leaks = ["VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"]
-    # Containers often set it, and each of a run's 50 processes would compile PyTorch and pandas anew.
+    # Containers often set it, and each of a run's processes would compile PyTorch and all anew.
     leaks.append("PYTHONDONTWRITEBYTECODE")
     return {key: value for key, value in os.environ.items() if key not in leaks}
 

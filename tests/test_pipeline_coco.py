@@ -80,6 +80,8 @@ def study(tmp_path_factory: pytest.TempPathFactory, mirror: Site) -> Study:
         content["segment"].update(segmenter="annotations")
         content["detect"].update(annotations=sets.OWN_ANNOTATIONS)
         content["lic"].update(quality=["q1"])
+        content["sa_icm"].update(quality=["q1"])
+        content["fusion"].update(codecs={"m2-q1": {"m": 2, "quality": "q1"}})
         content["evaluate"]["vvc"].update(preset="faster", qp=[37, 47])
         content["evaluate"]["vvc_m"].update(qp=[])
         for codec, points in (("hevc", "qp"), ("avif", "quality"), ("jpeg_xl", "distance")):
