@@ -122,8 +122,8 @@ def test_gradients_do_not_depend_on_the_layout_of_the_picture():
         block.zero_grad()
         block(picture).square().mean().backward()
         gradients.append([p.grad.clone() for p in block.parameters() if p.grad is not None])
-    for plain, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(other, plain)
+    for alone, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, alone)
 
 
 def test_winograd_is_for_inference_in_float32_on_the_cpu_and_large_maps():
