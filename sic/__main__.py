@@ -66,6 +66,22 @@ def info(words: Namespace) -> None:
             print(stream_files.describe(path))
 
 
+def verify_streams(words: Namespace) -> None:
+    """`verify-streams`: decode the test vectors of the format, and exit with 1 if one stage of one
+    stream is not as it must be."""
+    from sic.stream import vectors
+
+    right = []
+    for ok, line in vectors.check(words.vectors or vectors.VECTORS):
+        print(line)
+        right.append(ok)
+    if not all(right):
+        raise SicError(
+            f"{right.count(False)} of {len(right)} streams do not decode here as they must; "
+            "docs/format.md, section 9, says what each stage is"
+        )
+
+
 def import_weights(words: Namespace) -> None:
     """`import-weights icm.pth.tar --as base`: check a published checkpoint against the codec it
     should be, and write it in our format."""
@@ -203,6 +219,10 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--layer", choices=("machine", "human"), help=what)
     parser = command("info", info, "what is in a .sic file, and the bits of each part")
     parser.add_argument("source", type=Path, nargs="+", help=".sic files, or folders of them")
+    what = "decode the format's test vectors, and name the first stage that differs here"
+    parser = command("verify-streams", verify_streams, what)
+    what = "(default: data/streams/vectors.zip)"
+    parser.add_argument("vectors", type=Path, nargs="?", help=what)
     what = "published checkpoint (ICM, ICA, LIC-TCM) to one of this study"
     parser = command("import-weights", import_weights, what)
     parser.add_argument("source", type=Path, help="the published file, such as icm.pth.tar")

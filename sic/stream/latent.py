@@ -62,9 +62,8 @@ class Latent:
     def digest(self) -> bytes:
         """BLAKE2b-64 of the three, in this order, little-endian; ŷ as 64-bit integers 256·ŷ."""
         state = hashlib.blake2b(digest_size=8)
-        state.update(self.z.astype("<i4").tobytes())
-        state.update(self.y.astype("<i4").tobytes())
-        state.update((self.y_hat * GRID).numpy().astype("<i8").tobytes())
+        for part in (_integers(self.z), _integers(self.y), _multiples(self.y_hat)):
+            state.update(part)
         return state.digest()
 
 
@@ -140,11 +139,13 @@ class LatentCoder:
         width: int,
         y_hat_base: Tensor | None = None,
         step: float = 1.0,
+        watch: Callable[[str, bytes], None] = lambda *_: None,
     ) -> Latent:
         """Read back the latent of a picture of height × width pixels, before padding, above a base
-        with the same ŷ and in the same step as :meth:`encode`.  Raises StreamError if the parts are
-        not what this codec writes for such a picture; a latent that comes back may still be wrong:
-        compare its digest."""
+        with the same ŷ and in the same step as :meth:`encode`.  ``watch`` is told each part as it
+        is there, with its bytes as in :meth:`Latent.digest`: z, and q 1, ŷ 1, q 2, … of the slices.
+        Raises StreamError if the parts are not what this codec writes for such a picture; a latent
+        that comes back may still be wrong: compare its digest."""
         rows, cols = (side // MULTIPLE for side in padded(height, width))
         z_shape = (self.codec.widths.hyper, 2 * rows, 2 * cols)
         z_decoder, y_decoder = SymbolDecoder(z_part), SymbolDecoder(y_part)
@@ -155,7 +156,8 @@ class LatentCoder:
 
         z_symbols = z_decoder.decode(_channels(z_shape), self.z_tables).reshape(z_shape)
         z_decoder.finish()
-        latent = self._latent(z_symbols, y_hat_base, step, read)
+        watch("z", _integers(z_symbols))
+        latent = self._latent(z_symbols, y_hat_base, step, read, watch)
         y_decoder.finish()
         if not latent.in_range():
             raise StreamError("the stream decodes to values that are not finite")
@@ -167,6 +169,7 @@ class LatentCoder:
         y_hat_base: Tensor | None,
         step: float,
         code: Callable[[int, Tensor, Tensor, Tensor], Symbols],
+        watch: Callable[[str, bytes], None] = lambda *_: None,
     ) -> Latent:
         """The latent with these ẑ, whose slices ``code`` writes or reads: q of k, μ_k, σ_k, Δ_k."""
         means, scales = self.codec.hyper_parameters(self._z_hat(z), y_hat_base)
@@ -181,6 +184,8 @@ class LatentCoder:
             y_hat_k = mu + delta * torch.from_numpy(symbols[k]).double()
             y_hat_k = y_hat_k + self.codec.latent_residual(k, support, y_hat_k)
             y_hat.append(torch.round(y_hat_k * GRID) / GRID)
+            watch(f"q {k + 1}", _integers(symbols[k]))
+            watch(f"ŷ {k + 1}", _multiples(y_hat[k]))
         return Latent(z, np.concatenate(symbols), torch.cat(y_hat, dim=1))
 
     def _delta(self, step: float, k: int, scale: Tensor) -> Tensor:
@@ -196,6 +201,14 @@ class LatentCoder:
 
     def _z_hat(self, z: Symbols) -> Tensor:
         return torch.from_numpy(z).double().unsqueeze(0) + self.medians
+
+
+def _integers(symbols: Symbols) -> bytes:
+    return symbols.astype("<i4").tobytes()
+
+
+def _multiples(y_hat: Tensor) -> bytes:
+    return (y_hat * GRID).numpy().astype("<i8").tobytes()
 
 
 def _symbols(values: Tensor, name: str) -> Symbols:
