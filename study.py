@@ -6,6 +6,7 @@
     python3 study.py bench [...]     measure speed and memory; further words go to pytest
     python3 study.py lab [...]       open JupyterLab
     python3 study.py profile NAME    put the numbers of profiles/NAME.yaml into params.yaml
+    python3 study.py verify          run what is missing, and hold every claim against expected.yaml
     python3 study.py bundle [FILE]   pack report, numbers and notebooks into one zip
     python3 study.py WORDS           anything else goes to DVC: status, repro -s edges, exp run, ...
 
@@ -63,6 +64,8 @@ def main() -> None:
         become("python", "-m", "sic.pipeline", *words)
     settle_git()
     dvc = ("python", "-m", "sic.pipeline")
+    if words[:1] == ["verify"]:
+        sys.exit(run("python", "-m", "sic.report.verify", *words[1:]))
     if words[:1] == ["bundle"]:
         become("python", "-m", "sic.report.provenance", *words)
     if words:

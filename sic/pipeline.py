@@ -32,6 +32,12 @@ def main() -> None:
     if words[:1] == ["profile"]:
         profile(words[1:])
         return
+    sys.exit(run(words))
+
+
+def run(words: list[str]) -> int:
+    """Run DVC with these words and return its exit code.  Raises SicError as
+    :func:`sic.params.load`, and for an experiment that cannot be recorded."""
     before = {path: path.read_bytes() for path in _RESULTS.glob("*") if path.is_file()}
     load()  # in a fraction of a second, before DVC removes what a stage is to make anew
     if words[:2] == ["exp", "run"]:
@@ -53,7 +59,7 @@ def main() -> None:
         print("sic: stopped; run the same command again to go on", file=sys.stderr)
     if code:
         _restore(before)
-    sys.exit(STOPPED if stops else code)
+    return STOPPED if stops else code
 
 
 def set_params(words: list[str]) -> list[str]:

@@ -41,9 +41,8 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "results").mkdir()
     (tmp_path / "results/metrics.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        provenance, "_changed", list
-    )  # DVC's word; tests/test_pipeline.py has it say
+    # DVC's word; tests/test_pipeline.py has it say.
+    monkeypatch.setattr(provenance, "status", dict)
     return tmp_path
 
 
@@ -92,7 +91,7 @@ def test_what_has_not_been_made_is_named(study: Path) -> None:
 def test_a_report_older_than_params_is_refused(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "_changed", lambda: ["lic@q2", "report"])
+    monkeypatch.setattr(provenance, "status", lambda: {"report": [], "lic@q2": []})
     with pytest.raises(SicError, match=r"lic@q2, report would run anew.*run python3 study.py"):
         provenance.bundle(Path("a.zip"))
 

@@ -272,6 +272,7 @@ def ran(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, .
         ("repro -s edges", "python -m sic.pipeline repro -s edges"),
         ("lab --no-browser", "jupyter lab --no-browser"),
         ("profile gpu", "python -m sic.pipeline profile gpu"),
+        ("verify --accept", "python -m sic.report.verify --accept"),
         ("bundle mine.zip", "python -m sic.report.provenance bundle mine.zip"),
         (
             "bench -k small",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from ruamel.yaml import YAML
@@ -128,7 +129,7 @@ def bundle(path: Path) -> int:
     its name.  Raises SicError if the report has not been made, or not from what lies here now."""
     study = params.load()
     wanted = list(files(study))
-    if changed := _changed():
+    if changed := sorted(status()):
         raise SicError(
             f"the report is older than what lies here ({', '.join(changed)} would run anew); "
             "run python3 study.py first"
@@ -143,12 +144,13 @@ def bundle(path: Path) -> int:
     return path.stat().st_size
 
 
-def _changed() -> list[str]:
-    """Stages that DVC would run, or whose products were changed by hand."""
+def status() -> dict[str, list[Any]]:
+    """What DVC says of each stage that it would run, or whose products were changed by hand."""
     answer = _run(sys.executable, "-m", "dvc", "status", "--json")
     if answer.returncode:
         raise SicError(f"dvc status failed: {answer.stderr.strip().splitlines()[-1]}")
-    return sorted(json.loads(answer.stdout))
+    found: dict[str, list[Any]] = json.loads(answer.stdout)
+    return found
 
 
 def main() -> None:
