@@ -111,25 +111,21 @@ def import_weights(words: Namespace) -> None:
 
 
 def segment(_: Namespace) -> None:
-    """`segment`, or `torchrun --nproc-per-node 8 -m sic segment`: segment the pictures of
-    data/images.json as params.yaml says; see docs/masks.md."""
+    """`segment`: segment the pictures of data/images.json as params.yaml says."""
     from sic import params
     from sic.masks import segment
 
     header = segment.run(params.load())
-    if header is not None:  # None in a process that only helped
-        print(f"{header['records']:,} segments of {header['images']:,} images in data/segments")
+    print(f"{header['records']:,} segments of {header['images']:,} images in data/segments")
 
 
 def edges(_: Namespace) -> None:
-    """`edges`, or `torchrun --nproc-per-node 8 -m sic edges`: draw as the stage would, which then
-    finds the masks and takes them up; see docs/masks.md."""
+    """`edges`: draw as the stage would, which then finds the masks and takes them up."""
     from sic import params
     from sic.masks import edges
 
     folder = edges.draw(params.load())
-    if folder is not None:  # None in a process that only helped
-        print(f"the masks are drawn in {folder}; `dvc repro` takes them up")
+    print(f"the masks are drawn in {folder}; `dvc repro` takes them up")
 
 
 def train(words: Namespace) -> None:
@@ -235,9 +231,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--num-slices", type=int, default=5, help="n of the base (default: 5)")
     what = "(default: data/weights/NAME.safetensors)"
     parser.add_argument("-o", "--output", type=Path, help=what)
-    many = "torchrun or srun may start many"
-    command("segment", segment, f"the study's segment stage without its notebook; {many}")
-    command("edges", edges, f"edge masks of data/segments, for the edges stage; {many}")
+    command("segment", segment, "the study's segment stage without its notebook")
+    command("edges", edges, "edge masks of data/segments, for the edges stage")
+    many = "torchrun or srun may start many processes"
     parser = command("train", train, f"one codec of the study without its notebook; {many}")
     what = "by its folder in artifacts: sa_icm/q3 | lic/q1 | fusion/m5-q1 | difference/q1"
     parser.add_argument("codec", help=what)

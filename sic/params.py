@@ -252,6 +252,7 @@ class Machine(Section):
 
     device: Device
     coding_device: Device
+    cluster: Annotated[str, Field(pattern=r"^\w+://.+:\d+$")] | None
     workers: Natural
     recompute: bool
     points_per_batch: Positive

@@ -28,8 +28,9 @@ from sic.files import replacing_folder
 Root = str | ModuleType | Callable[..., Any]  # a dotted name, a module, a function or a class
 #: What decides no result: messages, how files are written and work is shared, and the reader of
 #: params.yaml, whose values count one by one.
-_PLUMBING = ("errors", "files", "measuring", "params", "progress", "schema", "source", "work")
-PLUMBING = tuple(f"sic.{name}" for name in _PLUMBING)
+_FILES = ("cluster", "errors", "files", "progress", "work")
+_SETTINGS = ("measuring", "params", "schema", "source")
+PLUMBING = tuple(f"sic.{name}" for name in (*_FILES, *_SETTINGS))
 
 _OWN = Path(__file__).parents[__name__.count(".") - 1]
 _own = cache(lambda: _Package(_OWN))

@@ -15,6 +15,15 @@ settings.register_profile("sic", deadline=None)
 settings.load_profile("sic")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_process() -> Iterator[None]:
+    """Pieces of work are made in the test's own process, unless it asks for more: they start in
+    seconds, and do not see what a test has patched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sic.cluster.cores", lambda: 1)
+        yield
+
+
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a machine with two processors, where nobody said how many threads there should be."""

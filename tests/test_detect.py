@@ -87,7 +87,6 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The codecs, and two annotated pictures."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("os.cpu_count", lambda: 1)  # processes are tested in test_work.py
     shutil.copytree(artifacts, tmp_path / "artifacts")
     for name, box in BOXES.items():
         images.write_png(tmp_path / "photos" / name, picture(box))

@@ -7,27 +7,17 @@ import torch
 
 from sic import work
 from sic.errors import SicError
-from sic.work import Worker
 
 
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert work.device("auto") == work.device("auto", worker=Worker()) == torch.device("cpu")
+    assert work.device("auto") == torch.device("cpu")
     with pytest.raises(SicError, match=r"^machine\.device: PyTorch finds no GPU here; set it to"):
         work.device("cuda")
     with pytest.raises(SicError, match=r"^--device: PyTorch finds no GPU here"):
         work.device("cuda", "--device")
-
-
-def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert work.device("cpu", worker=Worker(6, 8, 2)) == torch.device("cpu")
-    assert work.device("auto", worker=Worker(6, 8, 2)) == torch.device("cuda", 2)
-    assert work.device("cuda", worker=Worker(5, 8, 5)) == torch.device("cuda", 1)
-    assert work.device("auto") == torch.device("cuda")
 
 
 def test_a_codec_lies_in_the_folder_of_its_name() -> None:

@@ -159,7 +159,6 @@ def small(picture: images.Pixels, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("os.cpu_count", lambda: 1)  # processes are tested in test_work.py
         yield Study(folder, picture)
 
 
@@ -372,7 +371,6 @@ def test_a_photo_that_a_codec_cannot_code_leaves_its_points_out_with_a_note(
 ) -> None:
     """By whatever codec: one photo of an odd size does not stop the others."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr("sic.anchors.programs.ffmpegs", lambda: iter(["/nowhere"]))
     monkeypatch.setattr(rate_distortion, "trained", lambda _: iter([]))
     points = {**FEW_POINTS, "webp": [40, 80], "vvc_m": _set("vvc_m", qp=[])}

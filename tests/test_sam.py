@@ -21,7 +21,6 @@ from sic import images, params
 from sic.data import sets
 from sic.errors import SicError
 from sic.masks import edges, mobile_sam, sam, segment
-from sic.work import Worker
 
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
 
@@ -114,7 +113,7 @@ def test_random_weights_go_through_the_whole_stage(tmp_path: Path, tiny: Path) -
 
 def test_mobile_sam_goes_through_the_generator(mobile: Path) -> None:
     chosen = settings(segmenter="mobile_sam", checkpoint=str(mobile))
-    generate = sam.segmenter(chosen, STUDY.machine, mobile, Worker())
+    generate = sam.segmenter(chosen, STUDY.machine, mobile)
     found = generate(photos.coffee())
     assert len(found) == 12
     assert all(segment.decode(record).shape == (400, 600) for record in found)
@@ -122,7 +121,7 @@ def test_mobile_sam_goes_through_the_generator(mobile: Path) -> None:
 
 def test_segments_are_the_packages_own(tiny: Path) -> None:
     chosen = settings(segmenter="sam_vit_b", checkpoint=str(tiny))
-    ours = sam.segmenter(chosen, STUDY.machine, tiny, Worker())(photos.chelsea())
+    ours = sam.segmenter(chosen, STUDY.machine, tiny)(photos.chelsea())
     model = sam.load("sam_vit_b", tiny)
     theirs = segment_anything.SamAutomaticMaskGenerator(model, **KNOBS).generate(photos.chelsea())
     assert len(ours) == len(theirs)
@@ -171,7 +170,7 @@ def test_sixteen_bits_change_little(tiny: Path) -> None:
     scores = []
     for precision in ("float32", "bfloat16"):
         chosen = settings(segmenter="sam_vit_b", checkpoint=str(tiny), precision=precision)
-        found = sam.segmenter(chosen, STUDY.machine, tiny, Worker())(photos.chelsea())
+        found = sam.segmenter(chosen, STUDY.machine, tiny)(photos.chelsea())
         scores.append(sorted(record["predicted_iou"] for record in found))
     assert len(scores[0]) == len(scores[1]) == 12
     assert scores[0] != scores[1]
@@ -187,7 +186,7 @@ def test_pictures_of_any_size_go_through_crops(
 ) -> None:
     knobs = {"crop_n_layers": 1, "points_per_side": 1, "pred_iou_thresh": threshold}
     chosen = settings(segmenter="sam_vit_b", checkpoint=str(tiny), sam=KNOBS | knobs)
-    found = sam.segmenter(chosen, STUDY.machine, tiny, Worker())(
+    found = sam.segmenter(chosen, STUDY.machine, tiny)(
         np.resize(photos.chelsea()[:50, :60], (*size, 3))
     )
     assert all(segment.decode(one).shape == size for one in found)
@@ -199,18 +198,18 @@ def test_crops_without_a_point_are_one_line(tiny: Path) -> None:
     knobs = KNOBS | {"points_per_side": 2, "crop_n_points_downscale_factor": 4, "crop_n_layers": 1}
     chosen = settings(segmenter="sam_vit_b", checkpoint=str(tiny), sam=knobs)
     with pytest.raises(SicError, match=r"segment\.sam\.points_per_side: 2 leaves no point"):
-        sam.segmenter(chosen, STUDY.machine, tiny, Worker())
+        sam.segmenter(chosen, STUDY.machine, tiny)
     without = settings(
         segmenter="sam_vit_b", checkpoint=str(tiny), sam=knobs | {"crop_n_layers": 0}
     )
-    sam.segmenter(without, STUDY.machine, tiny, Worker())
+    sam.segmenter(without, STUDY.machine, tiny)
 
 
 def test_no_segments_is_no_error(tiny: Path) -> None:
     chosen = settings(
         segmenter="sam_vit_b", checkpoint=str(tiny), sam=KNOBS | {"pred_iou_thresh": 1.0}
     )
-    assert sam.segmenter(chosen, STUDY.machine, tiny, Worker())(photos.chelsea()[:50, :60]) == []
+    assert sam.segmenter(chosen, STUDY.machine, tiny)(photos.chelsea()[:50, :60]) == []
 
 
 @pytest.mark.parametrize(
@@ -260,7 +259,7 @@ def test_real_weights(tmp_path: Path) -> None:
     assert name is not None
     knobs = STUDY.segment.sam.model_dump() | {"points_per_side": 8}
     chosen = settings(segmenter=name, checkpoint=str(path), sam=knobs, device="auto")
-    found = sam.segmenter(chosen, STUDY.machine, path, Worker())(photos.coffee())
+    found = sam.segmenter(chosen, STUDY.machine, path)(photos.coffee())
     sure = [record for record in found if record["predicted_iou"] >= 0.93]
     assert 3 <= len(sure) <= len(found)
     cup = next(r for r in found if segment.decode(r)[120, 260] and 20_000 < r["area"] < 120_000)

@@ -50,7 +50,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("os.cpu_count", lambda: 1)  # processes are tested in test_work.py
         for name, codec in CODECS.items():
             weights.save(folder / f"artifacts/{name}/codec.safetensors", codec, {})
         images.write_png(folder / "a.png", PHOTO)

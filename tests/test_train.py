@@ -416,7 +416,7 @@ def start_together(by: str, script: list[str], environment: dict[str, str]) -> N
 @pytest.mark.parametrize("by", ["torchrun", "srun"])
 def test_two_processes_compute_what_one_does(tmp_path: Path, by: str) -> None:
     """The same global batch, so the same losses and weights, to rounding."""
-    script = Path(__file__).with_name("distributed.py")
+    script = Path(__file__).with_name("together.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     one = [sys.executable, str(script), str(tmp_path / "one")]
     subprocess.run(one, env=environment, check=True, timeout=300)

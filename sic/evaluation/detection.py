@@ -12,7 +12,7 @@ import io
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from sic import images, progress
+from sic import images
+from sic.cluster import complete
 from sic.data import sets, visdrone
 from sic.errors import SicError
 from sic.evaluation import detectors, machine, pieces, rate_distortion
@@ -29,9 +30,10 @@ from sic.evaluation.accuracy import PREFIX, SIZES, Picture, Truth
 from sic.evaluation.coders import ANCHORS
 from sic.evaluation.detectors import Detections
 from sic.files import sha256
+from sic.measuring import Detect
 from sic.params import Params
 from sic.source import fingerprint
-from sic.work import WORK, Worker, complete
+from sic.work import WORK
 
 NONE = "none"  # the detector of a study that has no weights of one
 ORIGINAL = "original"  # the codec of the pictures as they are
@@ -47,6 +49,8 @@ COLUMNS += [*(f"{measure}_{size}" for size in SIZES for measure in _MEASURES), "
 #: The columns of results/detection_classes.csv: one row per codec, rate point and class.
 CLASS_COLUMNS = [*_POINT, "bpp", "class", "objects", *_MEASURES]
 
+#: Pictures of a codec that a detector looks at in one piece of work.
+TOGETHER = 100
 #: A picture of the annotations; its name in the table of results.
 Names = Mapping[Picture, str]
 
@@ -88,17 +92,25 @@ def run(
     origin = study.detect.model_dump(include={"detector", "score_threshold"}) | {
         "weights": sha256(checkpoint),
         "device": detector_device.type,
+        "together": TOGETHER,
     }
-    folder = WORK / f"detect-{fingerprint(origin, _look, 'sic.evaluation.detectors.load')}"
-    load_detector = cache(lambda: detectors.load(study.detect, checkpoint, detector_device))
-
-    def make(name: str) -> bytes:
-        return _look(load_detector(), every[name].files.values(), name)
-
-    results = {name: folder / f"{name}.npz" for name in every}
-    complete(results, make, Worker(), "codec")
+    folder = WORK / f"detect-{fingerprint(origin, look, detectors.load)}"
+    asked = study.detect, checkpoint, str(detector_device)
+    looks = {
+        name: [
+            Look(*asked, tuple(source.files.values())[n : n + TOGETHER], folder / f"{name}-{n}.npz")
+            for n in range(0, len(files), TOGETHER)
+        ]
+        for name, source in every.items()
+    }
+    results = {each: each.path for parts in looks.values() for each in parts}
+    at_once = None if detector_device.type == "cpu" else 1
+    complete(results, Look.make, "part", study.machine.cluster, at_once)
     drawn = machine.draw(len(files), study.compare.bootstrap, study.seed)
-    found = [_accuracy(every[name], truth, results[name], drawn) for name in every]
+    found = [
+        _accuracy(source, truth, [each.path for each in looks[name]], drawn)
+        for name, source in every.items()
+    ]
     overall = pd.DataFrame([row for row, _, _ in found], columns=COLUMNS)
     classes = pd.DataFrame([row for _, rows, _ in found for row in rows], columns=CLASS_COLUMNS)
     points = [point for _, _, point in found]
@@ -231,11 +243,29 @@ def _name(source: Source) -> str:
     return f"{source.codec}-{point}-{digest}".replace(" ", "_")
 
 
-def _look(detector: detectors.Detector, files: Iterable[Path], name: str) -> bytes:
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A detector's look at some of a codec's pictures, as a piece of work."""
+
+    settings: Detect
+    weights: Path
+    device: str
+    files: tuple[Path, ...]
+    path: Path
+
+    def make(self) -> bytes:
+        """What it finds, as a file's content."""
+        return look(_load(self.settings, self.weights, self.device), self.files)
+
+
+@lru_cache(maxsize=1)
+def _load(settings: Detect, weights: Path, device: str) -> detectors.Detector:
+    return detectors.load(settings, weights, torch.device(device))
+
+
+def look(detector: detectors.Detector, files: Iterable[Path]) -> bytes:
     """Look for objects in every picture, as one file's content."""
-    paths = list(files)
-    bar = progress.bar(paths, desc=name, unit="picture", leave=False)
-    found: list[Detections] = [detector(images.read(path)) for path in bar]
+    found: list[Detections] = [detector(images.read(path)) for path in files]
     masks = [counts for one in found for counts in one.masks or ()]
     content = io.BytesIO()
     np.savez_compressed(
@@ -252,7 +282,7 @@ def _look(detector: detectors.Detector, files: Iterable[Path], name: str) -> byt
 
 
 def _read(result: Path) -> list[Detections]:
-    """What :func:`_look` found in each picture."""
+    """What :func:`look` found in each picture."""
     with np.load(result) as stored:
         ends = np.cumsum(stored["counts"])
         parts = (np.split(stored[key], ends[:-1]) for key in ("boxes", "scores", "classes"))
@@ -271,11 +301,12 @@ def _read(result: Path) -> list[Detections]:
 def _accuracy(
     source: Source,
     truth: Truth,
-    result: Path,
+    results: Iterable[Path],
     drawn: NDArray[np.int64],
 ) -> tuple[dict[str, Any], list[dict[Hashable, Any]], machine.Point]:
     """A codec's row of the table, its rows of the table of classes, and its point of a curve."""
-    evaluation = truth.evaluate(dict(zip(source.files, _read(result), strict=True)))
+    found = [one for result in results for one in _read(result)]
+    evaluation = truth.evaluate(dict(zip(source.files, found, strict=True)))
     rows = evaluation.table
     point = {key: getattr(source, key) for key in _POINT} | {"bpp": float(source.bpp.mean())}
     whole = point | {"images": len(source.files), "setup": source.setup}

@@ -3,6 +3,7 @@ the masks of Mask R-CNN.  They were trained by others on original pictures, most
 fine-tuned here."""
 
 import ast
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -153,6 +154,7 @@ class Yolox:
         self.path, self.score_threshold = path, score_threshold
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # problems come as exceptions; not on stderr as well
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0: all cores
         try:
             self.session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]

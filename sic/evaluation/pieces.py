@@ -25,10 +25,10 @@ from sic import images
 from sic.anchors.programs import CodecError
 from sic.errors import SicError
 from sic.evaluation.metrics import Metrics
-from sic.files import sha256
+from sic.files import sha256, write_bytes
 from sic.images import Pixels
 from sic.source import fingerprint
-from sic.work import WORK, ensure
+from sic.work import WORK
 
 CACHE = WORK / "coded"
 _STREAM, _ROW = "stream.sic", "row.json"
@@ -154,7 +154,8 @@ class Piece:
 
     def result(self) -> Result:
         """What came of it; made here if it is missing."""
-        ensure(self.path, self.make)
+        if not self.path.exists():
+            write_bytes(self.path, self.make())
         return Result(self.path)
 
     def make(self) -> bytes:

@@ -5,7 +5,6 @@ Distortion is measured on 8-bit pixels, padding cropped away.  A picture that co
 loss has infinite PSNR and MS-SSIM, and so have means with it.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 
-from sic import images
+from sic import cluster, images
 from sic.anchors import cached, vvc_m
 from sic.anchors.programs import MissingCodec
 from sic.errors import SicError
@@ -26,7 +26,7 @@ from sic.evaluation.pieces import Coder, Piece, Result, decoded, label, point_fo
 from sic.files import replacing_folder, sha256
 from sic.images import Pixels
 from sic.params import Params
-from sic.work import ARTIFACTS, SMALL, Worker, checkpoint, complete
+from sic.work import ARTIFACTS, SMALL, checkpoint
 
 #: What identifies a point.  ``version`` … ``colour`` are as in
 #: :class:`sic.anchors.classical.Setup`; the version of a codec of the study is the fingerprint of
@@ -43,6 +43,8 @@ COSTS = ["parameters", "kmac_encode", "kmac_decode"]
 COSTS += ["encode_seconds", "decode_seconds", "peak_megabytes"]
 #: Where the decoded pictures are left that others show, a folder for each codec and point.
 DECODED = ARTIFACTS / "decoded"
+#: Bytes that the paper's codec takes for a picture of COCO (docs/speed.md), and some to spare.
+_MEMORY = 3 << 30
 
 
 @dataclass(frozen=True)
@@ -165,23 +167,28 @@ def learned(item: Trained, device: str, base: Learned | None = None) -> Learned:
 
 
 def _make(pieces: Sequence[Piece], params: Params, device: str) -> None:
-    """Make the results that are missing: of the study's codecs, then of the others."""
+    """Make the results that are missing: those that others build on first."""
     ours: dict[Path, Piece | Operations] = {}
-    for piece in pieces:
+    for piece in sorted(pieces, key=lambda piece: piece.below is not None):
         if isinstance(piece.coder, Learned):
             operations = Operations.of(piece.coder)
             ours |= {operations.path: operations, piece.path: piece}
-    others = {p.path: p for p in pieces if p.path not in ours}
-    for jobs, at_once in ((ours, processes(params, device)), (others, os.cpu_count() or 1)):
+    others: dict[Path, Piece | Operations] = {p.path: p for p in pieces if p.path not in ours}
+    at_once = processes(params, device)
+    apart = ((ours, 1), (others, None))
+    for jobs, many in apart if at_once == 1 else ((ours | others, at_once),):
         results = {job: path for path, job in jobs.items()}
-        complete(results, _content, Worker(), "stream", processes=at_once)
+        cluster.complete(results, _content, "stream", params.machine.cluster, many)
 
 
-def processes(params: Params, device: str) -> int:
-    """How many of the study's codecs work side by side: a large one takes all cores by itself, and
-    a GPU has no room for many."""
-    alone = params.codec.N >= SMALL or not device.startswith("cpu")
-    return 1 if alone else os.cpu_count() or 1
+def processes(params: Params, device: str) -> int | None:
+    """How many of the study's codecs work side by side on this machine: one on each core (None), as
+    far as there is memory; a GPU has no room for many."""
+    if not device.startswith("cpu"):
+        return 1
+    if params.codec.N < SMALL:
+        return None
+    return max(1, min(cluster.cores(), psutil.virtual_memory().available // _MEMORY))
 
 
 def _content(job: Piece | Operations) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sic import images
+from sic.cluster import complete
 from sic.errors import SicError
 from sic.evaluation import bd
 from sic.evaluation.bd import Curve, Points
@@ -25,7 +26,6 @@ from sic.evaluation.rate_distortion import Trained, base_of, learned, processes,
 from sic.files import sha256
 from sic.params import Params
 from sic.source import fingerprint
-from sic.work import Worker, complete
 
 #: Columns of the table: bits per pixel are lengths of streams, PSNR is of the picture for people,
 #: or x̂_t.  ``base_step`` is empty where there is one layer.
@@ -115,7 +115,8 @@ def measure(pictures: Mapping[str, Path], params: Params, device: str) -> pd.Dat
         (name, Sweep.of(path, codec, steps)) for codec in codecs for name, path in pictures.items()
     ]
     results = {sweep: sweep.path for _, sweep in sweeps}
-    complete(results, Sweep.make, Worker(), "photo", processes=processes(params, device))
+    at_once = processes(params, device)
+    complete(results, Sweep.make, "photo", params.machine.cluster, at_once)
     rows = [
         {"image": name, **sweep.codec.about, **row}
         for name, sweep in sweeps

@@ -10,12 +10,14 @@ painted map, and its lines are thickened.
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from sic.cluster import complete
 from sic.data import sets
 from sic.errors import SicError
 from sic.files import replacing, replacing_folder
@@ -23,18 +25,16 @@ from sic.masks import records
 from sic.masks.records import Record
 from sic.params import Edges, Params
 from sic.source import fingerprint
-from sic.work import WORK, Worker, complete
+from sic.work import WORK
 
 Mask = NDArray[np.bool_]
 
 
-def run(params: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, float] | None:
+def run(params: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, float]:
     """The `edges` stage: draw m_x of every picture in ``root/segments`` as ``root/edges/NAME.png``.
-    Returns the edge density (share of pixels in m_x) by name; None in a process that only helped.
-    Raises SicError where segments are missing or damaged, or there is no space."""
+    Returns the edge density (share of pixels in m_x) by name.  Raises SicError where segments are
+    missing or damaged, or there is no space."""
     folder = draw(params, root, work)
-    if folder is None:
-        return None
     density: dict[str, float] = {}
     for shard in records.describe(root / "segments")["shards"]:
         density |= json.loads((folder / f"{shard['file']}.json").read_text())
@@ -47,30 +47,34 @@ def run(params: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, 
     return density
 
 
-def draw(params: Params, root: Path = sets.DATA, work: Path = WORK) -> Path | None:
+def draw(params: Params, root: Path = sets.DATA, work: Path = WORK) -> Path:
     """Draw the masks into ``work/edges-…/``: NAME.png of every picture, and each shard's densities.
-    A stopped run goes on where it was; several processes share the shards (:mod:`sic.work`), and
-    one that only helped returns None."""
+    A stopped run goes on where it was."""
     source = root / "segments"
-    shards = {shard["file"]: shard for shard in records.describe(source)["shards"]}
-    drawn_from = [params.edges.model_dump(), [shard["sha256"] for shard in shards.values()]]
+    shards = records.describe(source)["shards"]
+    drawn_from = [params.edges.model_dump(), [shard["sha256"] for shard in shards]]
     folder = work / f"edges-{fingerprint(drawn_from, __name__)}"
+    pieces = {(shard["file"], shard["sha256"]): shard for shard in shards}
+    results = {piece: folder / f"{piece[0]}.json" for piece in pieces}
+    sizes = {piece: shard["images"] for piece, shard in pieces.items()}
+    make = partial(_draw_shard, source, folder, params.edges)
+    complete(results, make, "image", params.machine.cluster, sizes=sizes)
+    return folder
 
-    def make(name: str) -> bytes:
-        density = {}
-        for segments in records.read_shard(source / name, shards[name]["sha256"]):
-            path = folder / f"{segments.image}.png"
-            if path.exists():
-                m_x = load(path)
-            else:
-                m_x = mask(segments.records, segments.height, segments.width, params.edges)
-                save(path, m_x)
-            density[segments.image] = float(m_x.mean())
-        return json.dumps(density).encode()
 
-    results = {name: folder / f"{name}.json" for name in shards}
-    sizes = {name: shard["images"] for name, shard in shards.items()}
-    return folder if complete(results, make, Worker.from_environment(), "image", sizes) else None
+def _draw_shard(source: Path, folder: Path, settings: Edges, shard: tuple[str, str]) -> bytes:
+    """Draw the masks of a shard, by its name and SHA-256; their densities by name, as JSON."""
+    name, checksum = shard
+    density = {}
+    for segments in records.read_shard(source / name, checksum):
+        path = folder / f"{segments.image}.png"
+        if path.exists():
+            m_x = load(path)
+        else:
+            m_x = mask(segments.records, segments.height, segments.width, settings)
+            save(path, m_x)
+        density[segments.image] = float(m_x.mean())
+    return json.dumps(density).encode()
 
 
 def mask(found: Sequence[Record], height: int, width: int, settings: Edges) -> Mask:

@@ -10,7 +10,6 @@ from sic.files import fetch, read_tensors
 from sic.images import Pixels
 from sic.masks.records import Record, record
 from sic.params import Machine, Segment
-from sic.work import Worker
 
 if TYPE_CHECKING:  # torch takes seconds to import; checking the settings does not need it
     import torch
@@ -111,9 +110,7 @@ def _whose(state: Mapping[str, "torch.Tensor"]) -> str | None:
     return {1280: "sam_vit_h", 1024: "sam_vit_l", 768: "sam_vit_b"}.get(width)
 
 
-def segmenter(
-    settings: Segment, machine: Machine, path: Path, worker: Worker
-) -> Callable[[Pixels], list[Record]]:
+def segmenter(settings: Segment, machine: Machine, path: Path) -> Callable[[Pixels], list[Record]]:
     """The automatic mask generator with the weights in ``path``: uint8 (H, W, 3) → records, none
     for a picture so narrow that nothing of it is left at the model's resolution.  Raises SicError
     as :func:`load`, without such a device, or for crops without a point to ask at."""
@@ -128,7 +125,7 @@ def segmenter(
             f"crops (crop_n_points_downscale_factor {sam.crop_n_points_downscale_factor}, "
             f"crop_n_layers {sam.crop_n_layers}); raise it, or lower one of these"
         )
-    device = work.device(machine.device, worker=worker)
+    device = work.device(machine.device)
     model = load(settings.segmenter, path).to(device).requires_grad_(False)
     _in_precision(model, device, settings.precision)
     side = model.image_encoder.img_size

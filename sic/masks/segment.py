@@ -1,12 +1,13 @@
 """The `segment` stage: segments of every picture by the segmenter of the settings.
 
-``python -m sic segment`` runs it without its notebook, also as one of many processes of torchrun or
-srun (docs/masks.md).  Segmentation is the expensive step and does not depend on the confidence
-threshold α: records are kept at low thresholds, so that α can change without a new run.
+``python -m sic segment`` runs it without its notebook.  Segmentation is the expensive step and does
+not depend on the confidence threshold α: records are kept at low thresholds, so that α can change
+without a new run.
 """
 
-import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,90 +15,107 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sic import images
+from sic.cluster import complete
 from sic.data import sets
 from sic.errors import SicError
 from sic.files import sha256
 from sic.images import Pixels
 from sic.masks import annotations, records, sam
+from sic.masks.annotations import Annotations
 from sic.masks.records import Record, Segments, decode, describe, encode, load, read
-from sic.params import GraphSegmenter, Params
+from sic.params import Data, GraphSegmenter, Machine, Params, Segment
 from sic.source import Root, fingerprint
-from sic.work import WORK, Worker, complete
+from sic.work import WORK, device
 
 __all__ = ["STAND_IN", "Record", "Segments", "decode", "describe", "load", "read", "run"]
 
 STAND_IN = "graph"  # the segmenter that is neither Segment Anything nor people's outlines
+PEOPLE = "annotations"
 
 Segmenter = Callable[[sets.ImageRecord, Pixels], list[Record]]
 
 
-def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, Any] | None:
+def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, Any]:
     """Segment the pictures of ``root/images.json`` into ``root/segments/``, as ``records`` has
-    them.
+    them, and return their header.
 
     Results of single pictures wait in ``work/segment-…/`` until all are there; a stopped run goes
-    on from them, and so does a later one with more pictures.  Several processes share the pictures
-    (:mod:`sic.work`); the first puts the shards together and returns their header, the others None.
-    Raises SicError for want of the list of images, weights or space, or for an unreadable picture.
+    on from them, and so does a later one with more pictures.  Raises SicError for want of the list
+    of images, weights or space, or for an unreadable picture.
     """
-    worker = Worker.from_environment()
-    pictures = {r.name: r for r in sets.every_record(sets.load_index(root / sets.INDEX))}
-    origin, code, load_segmenter = _segmenter(study, root, work, worker)
+    pictures = sets.every_record(sets.load_index(root / sets.INDEX))
+    origin, code, source = _source(study, root, work)
     folder = work / f"segment-{fingerprint(origin, Segments, code)}"
     # The picture's checksum in the name: a changed picture is a new piece of work.
-    results = {name: folder / f"{name}-{r.sha256[:12]}.json" for name, r in pictures.items()}
-
-    def make(name: str) -> bytes:
-        picture = pictures[name]
-        path = sets.image_path(picture, study.data, root)
-        pixels = images.read(path)
-        if sha256(path) != picture.sha256:
-            raise SicError(f"{path} has changed since the data stage; run the data stage again")
-        found = load_segmenter()(picture, pixels)
-        return Segments(name, picture.height, picture.width, found).line()
-
-    if not complete(results, make, worker, "image"):
-        return None
+    results = {r: folder / f"{r.name}-{r.sha256[:12]}.json" for r in pictures}
+    make = partial(_segment, study.data, root, source)
+    complete(results, make, "image", study.machine.cluster, _processes(study))
     origin["stand_in"] = origin["segmenter"] == STAND_IN
     lines = list(results.values())
     return records.assemble(lines, origin, study.segment.shard, root / "segments")
 
 
-def _segmenter(
-    study: Params, root: Path, work: Path, worker: Worker
-) -> tuple[dict[str, Any], Root, Callable[[], Segmenter]]:
-    """What the segments depend on, settings and code, and how to get the segmenter, which is
-    loaded, weights and all, when the first picture needs it."""
+def _processes(study: Params) -> int | None:
+    """One where a network has a GPU of this machine to itself."""
+    if study.segment.segmenter in (STAND_IN, PEOPLE):
+        return None
+    return None if device(study.machine.device).type == "cpu" else 1
+
+
+def _segment(data: Data, root: Path, source: "_Source", picture: sets.ImageRecord) -> bytes:
+    """The line of a shard that has a picture's segments."""
+    path = sets.image_path(picture, data, root)
+    pixels = images.read(path)
+    if sha256(path) != picture.sha256:
+        raise SicError(f"{path} has changed since the data stage; run the data stage again")
+    found = _load(source)(picture, pixels)
+    return Segments(picture.name, picture.height, picture.width, found).line()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What :func:`_load` makes a segmenter from; the files are annotations, or weights."""
+
+    settings: Segment
+    machine: Machine
+    root: Path
+    files: tuple[Path, ...]
+
+
+def _source(study: Params, root: Path, work: Path) -> tuple[dict[str, Any], Root, _Source]:
+    """What the segments depend on, settings and code, and what gets the segmenter."""
     settings = study.segment
     origin: dict[str, Any] = {"segmenter": settings.segmenter}
+    code: Root
     if settings.segmenter == STAND_IN:
         origin["settings"] = settings.graph.model_dump()
-        return origin, graph_segments, lambda: lambda _, p: graph_segments(p, settings.graph)
-    if settings.segmenter == "annotations":
-        files = sets.annotation_files(study.data, settings.outlines, root)
+        files, code = [], graph_segments
+    elif settings.segmenter == PEOPLE:
+        files, code = sets.annotation_files(study.data, settings.outlines, root), Annotations
         checksums = [annotations.checksum(file, settings.outlines) for file in files]
         origin |= {"outlines": settings.outlines, "files": checksums}
         if settings.unlisted != "error":
             origin["unlisted"] = settings.unlisted
+    else:
+        files, code = [sam.checkpoint(settings, work / "weights")], sam.segmenter
+        origin["settings"] = settings.sam.model_dump()
+        origin |= {"precision": settings.precision, "checkpoint": sha256(files[0])}
+    return origin, code, _Source(settings, study.machine, root, tuple(files))
 
-        @functools.cache
-        def outlines() -> Segmenter:
-            people = annotations.Annotations(files, settings.outlines, settings.unlisted)
-            index = sets.load_index(root / sets.INDEX)
-            sets.check_listed(index, people.images, "data.annotations")
-            return lambda picture, _: people.segments(picture.path, picture.height, picture.width)
 
-        return origin, annotations.Annotations, outlines
-    checkpoint = sam.checkpoint(settings, work / "weights")
-    origin["settings"] = settings.sam.model_dump()
-    origin |= {"precision": settings.precision, "checkpoint": sha256(checkpoint)}
-
-    @functools.cache
-    def anything() -> Segmenter:
-        generate = sam.segmenter(settings, study.machine, checkpoint, worker)
-        return lambda _, pixels: generate(pixels)
-
-    return origin, sam.segmenter, anything
+@lru_cache(maxsize=1)
+def _load(source: _Source) -> Segmenter:
+    """The segmenter, weights and all, when the first picture needs it."""
+    settings = source.settings
+    if settings.segmenter == STAND_IN:
+        return lambda _, pixels: graph_segments(pixels, settings.graph)
+    if settings.segmenter == PEOPLE:
+        people = Annotations(source.files, settings.outlines, settings.unlisted)
+        index = sets.load_index(source.root / sets.INDEX)
+        sets.check_listed(index, people.images, "data.annotations")
+        return lambda picture, _: people.segments(picture.path, picture.height, picture.width)
+    generate = sam.segmenter(settings, source.machine, source.files[0])
+    return lambda _, pixels: generate(pixels)
 
 
 def graph_segments(pixels: Pixels, settings: GraphSegmenter) -> list[Record]:
