@@ -12,6 +12,7 @@ import sys
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +25,7 @@ from sic.stream.rate import Target
 
 if TYPE_CHECKING:
     from sic.stream.rate import Step, Unit
-    from sic.stream.scalable import Reader, ScalableCodec
+    from sic.stream.scalable import Reader
 
 
 def encode(words: Namespace) -> None:
@@ -37,14 +38,8 @@ def encode(words: Namespace) -> None:
         raise SicError("--base-step and --base-bpp need an --enhancement; of one layer give --step")
     steps = _step(words, "step", "bpp", "psnr", "bytes"), _step(words, "base_step", "base_bpp")
     jobs = stream_files.pair(words.source, words.output, SUFFIXES, stream_files.SUFFIX)
-    codec = _codec(words)
-    sources = stream_files.Sources(words.output) if words.source.is_dir() else None
-    stream_files.each(
-        jobs,
-        lambda some: stream_files.encode(codec, some, words.split, sources, steps),
-        "encode",
-        words.batch,
-    )
+    do = partial(stream_files.encode, split=words.split, steps=steps)
+    _each(words, jobs, do, "encode", words.output if words.source.is_dir() else None)
 
 
 def decode(words: Namespace) -> None:
@@ -53,10 +48,7 @@ def decode(words: Namespace) -> None:
     if layer == "human" and words.enhancement is None:
         raise SicError("--layer human needs --enhancement, the weights of the second layer")
     jobs = stream_files.pair(words.source, words.output, {stream_files.SUFFIX}, ".png")
-    codec = _codec(words)
-    stream_files.each(
-        jobs, lambda some: stream_files.decode(codec, some, layer), "decode", words.batch
-    )
+    _each(words, jobs, partial(stream_files.decode, layer=layer), "decode")
 
 
 def info(words: Namespace) -> None:
@@ -162,14 +154,19 @@ def _step(words: Namespace, *options: str) -> "Step":
     return 1.0
 
 
-def _codec(words: Namespace) -> "ScalableCodec":
+def _each(
+    words: Namespace,
+    jobs: list[stream_files.Job],
+    do: Callable[..., list[stream_files.Coded]],
+    verb: str,
+    folder: Path | None = None,
+) -> None:
+    """Do the jobs with the codec of the words; the sources of a folder that is written count."""
     base = words.base or _shipped_base()
     for path in filter(None, (base, words.enhancement)):
         need_weights(path)
-    from sic.stream.scalable import ScalableCodec
-
-    device = work.device(words.device, "--device")
-    return ScalableCodec.load(base, words.enhancement, device)
+    work = stream_files.Work(do, base, words.enhancement, words.device, folder)
+    stream_files.each(jobs, work, verb, words.batch, work.processes())
 
 
 def _shipped_base() -> Path:

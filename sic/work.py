@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sic import cluster
 from sic.errors import SicError
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 WORK = Path("checkpoints")
 ARTIFACTS = Path("artifacts")
 WEIGHTS = Path("data/weights")
+#: Bytes that the paper's codec takes for a picture of COCO (docs/speed.md), and some to spare.
+_MEMORY = 3 << 30
 SMALL = 32  # channels N; a codec with fewer gains nothing from a second thread (docs/speed.md)
 
 
@@ -92,3 +95,15 @@ def threads(channels: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def processes(channels: int, device: str) -> int | None:
+    """How many codecs of N channels work side by side on this machine: one on each core (None), as
+    far as there is memory; a GPU has no room for many."""
+    import psutil
+
+    if not device.startswith("cpu"):
+        return 1
+    if channels < SMALL:
+        return None
+    return max(1, min(cluster.cores(), psutil.virtual_memory().available // _MEMORY))

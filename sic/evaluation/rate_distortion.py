@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 
-from sic import cluster, images
+from sic import images
 from sic.anchors import cached, vvc_m
 from sic.anchors.programs import MissingCodec
+from sic.cluster import complete
 from sic.errors import SicError
 from sic.evaluation import bd
 from sic.evaluation.coders import ANCHORS, Classical, Inter, Learned, MeanColour, Operations
@@ -26,7 +26,7 @@ from sic.evaluation.pieces import Coder, Piece, Result, decoded, label, point_fo
 from sic.files import replacing_folder, sha256
 from sic.images import Pixels
 from sic.params import Params
-from sic.work import ARTIFACTS, SMALL, checkpoint
+from sic.work import ARTIFACTS, checkpoint, processes
 
 #: What identifies a point.  ``version`` … ``colour`` are as in
 #: :class:`sic.anchors.classical.Setup`; the version of a codec of the study is the fingerprint of
@@ -43,8 +43,6 @@ COSTS = ["parameters", "kmac_encode", "kmac_decode"]
 COSTS += ["encode_seconds", "decode_seconds", "peak_megabytes"]
 #: Where the decoded pictures are left that others show, a folder for each codec and point.
 DECODED = ARTIFACTS / "decoded"
-#: Bytes that the paper's codec takes for a picture of COCO (docs/speed.md), and some to spare.
-_MEMORY = 3 << 30
 
 
 @dataclass(frozen=True)
@@ -174,21 +172,11 @@ def _make(pieces: Sequence[Piece], params: Params, device: str) -> None:
             operations = Operations.of(piece.coder)
             ours |= {operations.path: operations, piece.path: piece}
     others: dict[Path, Piece | Operations] = {p.path: p for p in pieces if p.path not in ours}
-    at_once = processes(params, device)
+    at_once = processes(params.codec.N, device)
     apart = ((ours, 1), (others, None))
     for jobs, many in apart if at_once == 1 else ((ours | others, at_once),):
         results = {job: path for path, job in jobs.items()}
-        cluster.complete(results, _content, "stream", params.machine.cluster, many)
-
-
-def processes(params: Params, device: str) -> int | None:
-    """How many of the study's codecs work side by side on this machine: one on each core (None), as
-    far as there is memory; a GPU has no room for many."""
-    if not device.startswith("cpu"):
-        return 1
-    if params.codec.N < SMALL:
-        return None
-    return max(1, min(cluster.cores(), psutil.virtual_memory().available // _MEMORY))
+        complete(results, _content, "stream", params.machine.cluster, many)
 
 
 def _content(job: Piece | Operations) -> bytes:

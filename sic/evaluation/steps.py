@@ -22,10 +22,11 @@ from sic.evaluation import bd
 from sic.evaluation.bd import Curve, Points
 from sic.evaluation.coders import Learned
 from sic.evaluation.pieces import CACHE, point_folder
-from sic.evaluation.rate_distortion import Trained, base_of, learned, processes, trained
+from sic.evaluation.rate_distortion import Trained, base_of, learned, trained
 from sic.files import sha256
 from sic.params import Params
 from sic.source import fingerprint
+from sic.work import processes
 
 #: Columns of the table: bits per pixel are lengths of streams, PSNR is of the picture for people,
 #: or x̂_t.  ``base_step`` is empty where there is one layer.
@@ -115,7 +116,7 @@ def measure(pictures: Mapping[str, Path], params: Params, device: str) -> pd.Dat
         (name, Sweep.of(path, codec, steps)) for codec in codecs for name, path in pictures.items()
     ]
     results = {sweep: sweep.path for _, sweep in sweeps}
-    at_once = processes(params, device)
+    at_once = processes(params.codec.N, device)
     complete(results, Sweep.make, "photo", params.machine.cluster, at_once)
     rows = [
         {"image": name, **sweep.codec.about, **row}

@@ -2,12 +2,14 @@
 fetched later has a file of its own: `photo.enhancement.sic`, beside the base in `photo.sic`."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sic import progress
+from sic import cluster, progress, work
 from sic.errors import SicError, StreamError
 from sic.files import cannot_write, files_below, sha256, write_bytes
 from sic.sizes import bpp
@@ -214,15 +216,72 @@ def read(path: Path) -> bytes:
         raise SicError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def each(jobs: list[Job], work: Callable[[list[Job]], list[Coded]], verb: str, batch: int) -> None:
-    """Do all jobs, ``batch`` at a time, and print a line for each; of several, with a progress bar
-    called ``verb`` and the sum at the end, and failures do not stop the others.  Raises SicError of
-    the one job; or, of several, with how many failed, after a line for each."""
+@dataclass(frozen=True)
+class Work:
+    """:func:`encode` or :func:`decode`, by a codec that each process loads once: from its layers'
+    files, to a device; with the folder whose sources count, if any."""
+
+    do: Callable[..., list[Coded]]
+    base: Path
+    enhancement: Path | None
+    device: str
+    folder: Path | None = None
+    begun: int = field(default_factory=time.time_ns)  # a worker may have served an earlier run
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Coded]:
+        """Do the work on jobs that go together."""
+        codec = _codec(self.base, self.enhancement, self.device, self.begun)
+        more = {"sources": _sources(self.folder, self.begun)} if self.folder else {}
+        return self.do(codec, jobs, **more)
+
+    def processes(self) -> int | None:
+        """How many processes of this machine may do it, as :func:`sic.work.processes` has it."""
+        codec = _codec(self.base, self.enhancement, self.device, self.begun)
+        return work.processes(codec.codecs[0].codec.N, work.device(self.device, "--device").type)
+
+
+@lru_cache(maxsize=1)
+def _codec(base: Path, enhancement: Path | None, device: str, _: int) -> "ScalableCodec":
+    from sic.stream.scalable import ScalableCodec
+
+    return ScalableCodec.load(base, enhancement, work.device(device, "--device"))
+
+
+@lru_cache(maxsize=1)
+def _sources(folder: Path, _: int) -> Sources:
+    return Sources(folder)
+
+
+def each(
+    jobs: list[Job],
+    do: Callable[[Sequence[Job]], list[Coded]],
+    verb: str,
+    batch: int,
+    processes: int | None = 1,
+) -> None:
+    """Do all jobs, ``batch`` at a time, in so many processes of this machine or on the cluster that
+    DASK_SCHEDULER_ADDRESS names (:mod:`sic.cluster`), and print a line for each; of several, with a
+    progress bar called ``verb`` and the sum at the end, and failures do not stop the others.
+    Raises SicError of the one job; or, of several, with how many failed, after a line for each."""
     begun, made, failed = time.perf_counter(), list[Coded](), 0
-    with progress.bar(total=len(jobs), desc=verb, unit="file", disable=len(jobs) == 1) as bar:
-        for first in range(0, len(jobs), batch):
-            together = jobs[first : first + batch]
-            for result in _results(together, work):
+    batches = [tuple(jobs[first : first + batch]) for first in range(0, len(jobs), batch)]
+    attempt = partial(_results, do)
+    alone = ((some, partial(attempt, some)) for some in batches)
+    many = cluster.each(batches, attempt, None, processes) if len(jobs) > 1 else alone
+    with (
+        progress.bar(total=len(jobs), desc=verb, unit="file", disable=len(jobs) == 1) as bar,
+        closing(many) as outcomes,
+    ):
+        for together, outcome in outcomes:
+            if isinstance(outcome, cluster.Lost):
+                found: list[tuple[Coded, float] | SicError] = [
+                    SicError(f"{job.source}: {outcome}") for job in together
+                ]
+            elif isinstance(outcome, SicError):
+                raise outcome
+            else:
+                found = outcome()
+            for result in found:
                 if not isinstance(result, SicError):
                     made.append(result[0])
                     bar.write(_line(str(result[0].target), *result))
@@ -243,21 +302,18 @@ def each(jobs: list[Job], work: Callable[[list[Job]], list[Coded]], verb: str, b
 
 
 def _results(
-    jobs: list[Job], work: Callable[[list[Job]], list[Coded]]
-) -> Iterator[tuple[Coded, float] | SicError]:
+    do: Callable[[Sequence[Job]], list[Coded]], jobs: Sequence[Job]
+) -> list[tuple[Coded, float] | SicError]:
     """Do jobs together; if that fails, one by one, to do those that can be done.  With seconds."""
     begun = time.perf_counter()
     try:
-        coded = work(jobs)
+        coded = do(jobs)
     except SicError as error:
         if len(jobs) == 1:
-            yield error
-        else:
-            for job in jobs:
-                yield from _results([job], work)
-    else:
-        seconds = (time.perf_counter() - begun) / max(len(coded), 1)
-        yield from ((one, seconds) for one in coded)
+            return [error]
+        return [result for job in jobs for result in _results(do, [job])]
+    seconds = (time.perf_counter() - begun) / max(len(coded), 1)
+    return [(one, seconds) for one in coded]
 
 
 def _line(name: str, coded: Coded, seconds: float) -> str:
