@@ -7,6 +7,7 @@
     python3 study.py lab [...]       open JupyterLab
     python3 study.py profile NAME    put the numbers of profiles/NAME.yaml into params.yaml
     python3 study.py verify          run what is missing, and hold every claim against expected.yaml
+    python3 study.py train-all [N]   train all codecs, N side by side: docs/scale.md
     python3 study.py bundle [FILE]   pack report, numbers and notebooks into one zip
     python3 study.py WORDS           anything else goes to DVC: status, repro -s edges, exp run, ...
 

@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
 from itertools import takewhile
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from sic import progress
 from sic.errors import STOPPED, SicError, exit_on_error
 from sic.files import replacing, write_bytes
 from sic.params import PARAMS, load
@@ -32,13 +36,16 @@ def main() -> None:
     if words[:1] == ["profile"]:
         profile(words[1:])
         return
+    if words[:1] == ["train-all"]:
+        train_all(words[1:])
+        return
     sys.exit(run(words))
 
 
 def run(words: list[str]) -> int:
     """Run DVC with these words and return its exit code.  Raises SicError as
     :func:`sic.params.load`, and for an experiment that cannot be recorded."""
-    before = {path: path.read_bytes() for path in _RESULTS.glob("*") if path.is_file()}
+    before = _results()
     load()  # in a fraction of a second, before DVC removes what a stage is to make anew
     if words[:2] == ["exp", "run"]:
         _check_git()
@@ -60,6 +67,11 @@ def run(words: list[str]) -> int:
     if code:
         _restore(before)
     return STOPPED if stops else code
+
+
+def _results() -> dict[Path, bytes]:
+    """The measurements as they are."""
+    return {path: path.read_bytes() for path in _RESULTS.glob("*") if path.is_file()}
 
 
 def set_params(words: list[str]) -> list[str]:
@@ -122,6 +134,118 @@ def _restore(before: Mapping[Path, bytes]) -> None:
                 repo.checkout(missing, allow_missing=True)
     except DvcException:  # not in the cache either, or no pipeline to read
         return
+
+
+#: The stages that train codecs, and where what each of them says is kept.
+_CODECS, _LOGS = ("sa_icm", "lic", "fusion", "difference"), Path("checkpoints/train-all")
+_DVC = (sys.executable, "-m", "dvc")
+
+
+def train_all(words: list[str]) -> None:
+    """`study.py train-all [N]`: run the stages that train codecs, N side by side, each as soon as
+    what it depends on is there; one for each GPU if N is not given, or for each core.
+
+    What others need of other stages is made first.  Where a codec fails, those that build on it are
+    left, the others are trained, and SicError is raised at the end.  The same command goes on where
+    a run was stopped."""
+    if words[1:] or not all(word.isdecimal() and int(word) for word in words):
+        raise SicError("train-all takes one number: how many codecs train side by side")
+    load()
+    places, before = _places(*map(int, words)), _results()
+    needs = _needs()
+    if code := subprocess.run([*_DVC, "repro", *_needed_first(needs)]).returncode:
+        sys.exit(code)
+    try:
+        failed = _train_in_order(needs, places)
+    except KeyboardInterrupt:
+        _restore(before)
+        print("sic: stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(STOPPED)
+    if failed:
+        _restore(before)
+        left = len(failed)
+        raise SicError(f"{', '.join(failed)}: {left} not trained; {_LOGS} has what they said")
+
+
+def _needs() -> dict[str, set[str]]:
+    """For each stage that trains a codec, all stages that it depends on, by DVC's names."""
+    from dvc.repo import Repo
+    from networkx import descendants
+
+    with Repo() as repo:
+        graph = repo.index.graph
+        return {
+            stage.addressing: {other.addressing for other in descendants(graph, stage)}
+            for stage in graph
+            if stage.addressing.partition("@")[0] in _CODECS
+        }
+
+
+def _needed_first(needs: Mapping[str, set[str]]) -> list[str]:
+    return sorted(set[str]().union(*needs.values()) - needs.keys())
+
+
+def _places(asked: int = 0) -> list[dict[str, str]]:
+    """What the environment of each of those that train side by side adds: its GPU, or its share of
+    the threads; a person's own OMP_NUM_THREADS holds."""
+    import torch
+
+    from sic.cluster import cores
+
+    if gpus := torch.cuda.device_count():
+        return [{"CUDA_VISIBLE_DEVICES": str(n % gpus)} for n in range(asked or gpus)]
+    many = asked or cores()
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // many)))
+    return many * [{"OMP_NUM_THREADS": threads}]
+
+
+def _train_in_order(needs: Mapping[str, set[str]], places: list[dict[str, str]]) -> list[str]:
+    """Train the codecs, as many side by side as there are places; return those that failed, and
+    those that were left because they build on one."""
+    order = TopologicalSorter({name: others & needs.keys() for name, others in needs.items()})
+    order.prepare()
+    free: SimpleQueue[dict[str, str]] = SimpleQueue()
+    for place in places:
+        free.put(place)
+    running: dict[Future[int], str] = {}
+    trained: set[str] = set()
+    pool = ThreadPoolExecutor(len(places))
+    try:
+        with progress.bar(total=len(needs), desc="codecs", unit="codec") as bar:
+            while True:
+                running |= {pool.submit(_train, n, free): n for n in order.get_ready()}
+                if not running:
+                    return [name for name in needs if name not in trained]
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    name = running.pop(done)
+                    if done.result():
+                        progress.say(f"sic: {name} failed; see {_log(name)}")
+                        continue
+                    order.done(name)
+                    trained.add(name)
+                    bar.update()
+    finally:
+        # Ctrl-C reaches those that train as well: they end on their own.
+        pool.shutdown(cancel_futures=True)
+
+
+def _train(name: str, free: "SimpleQueue[dict[str, str]]") -> int:
+    """Run a codec's stage in the next place that is free; its exit code."""
+    place = free.get()
+    try:
+        log = _log(name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as file:
+            # DVC holds its lock between stages only.
+            command = [*_DVC, "--wait-for-lock", "repro", "-s", name]
+            done = subprocess.run(command, env=os.environ | place, stdout=file, stderr=file)
+        return done.returncode
+    finally:
+        free.put(place)
+
+
+def _log(name: str) -> Path:
+    return _LOGS / f"{name.replace('@', '-')}.log"
 
 
 #: A profile is a small YAML file here with the keys in which sizes of the study differ.  DVC reads

@@ -22,11 +22,13 @@ import numpy as np
 import plain
 import pytest
 import torch
+from dask import config
+from distributed import Client, LocalCluster
 from reference_weights import fill
 from skimage import data
 from torch import Tensor
 
-from sic import images, params
+from sic import cluster, images, params
 from sic.codec import loss as losses
 from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
@@ -312,6 +314,37 @@ def training_step(codec: TCM, x: Tensor, precision: str, compiled: bool) -> Call
             torch.cuda.synchronize()
 
     return work
+
+
+# ---- pieces of work on Dask ------------------------------------------------------------------
+
+
+def nothing(_: int) -> bytes:
+    return b""
+
+
+@pytest.mark.benchmark(group="10,000 empty pieces, two processes", timer=time.perf_counter)
+def test_empty_pieces(benchmark, tmp_path):
+    """Under 5 ms for a piece and its file, start and end included."""
+    results = {i: tmp_path / f"{i // 100}" / f"{i}" for i in range(10_000)}
+    arguments = {"args": (results, nothing, "piece"), "kwargs": {"processes": 2}}
+    benchmark.pedantic(cluster.complete, **arguments, rounds=1)
+    benchmark.extra_info["ms_a_piece"] = benchmark.stats.stats.total / 10
+    assert benchmark.extra_info["ms_a_piece"] < 5
+
+
+@pytest.mark.benchmark(group="3,000 pieces of 0.2 s, 64 workers", timer=time.perf_counter)
+def test_64_workers(benchmark):
+    """What is reached of the time in which 64 workers could do it, all in this one process."""
+    with (
+        config.set(cluster._LOCAL),
+        LocalCluster(64, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        Client(local) as client,
+    ):
+        pieces = cluster._spread(client, "here", [0.2] * 3_000, time.sleep)
+        benchmark.pedantic(list, args=(pieces,), rounds=1)
+    benchmark.extra_info["of_ideal"] = 0.2 * 3_000 / 64 / benchmark.stats.stats.total
+    assert benchmark.extra_info["of_ideal"] >= 0.9
 
 
 # ---- around it -------------------------------------------------------------------------------
