@@ -80,7 +80,7 @@ def test_what_builds_on_a_codec_that_failed_is_left(
 
 @pytest.mark.parametrize("words", [["0"], ["two"], ["2", "3"]])
 def test_a_number_that_is_none_is_one_line(words: list[str]) -> None:
-    with pytest.raises(SicError, match="^train-all takes one number: how many codecs train"):
+    with pytest.raises(SicError, match=r"^train-all takes one number: how many codecs train"):
         pipeline.train_all(words)
 
 

@@ -25,7 +25,7 @@ from sic.masks.annotations import Annotations
 from sic.masks.records import Record, Segments, decode, describe, encode, load, read
 from sic.params import Data, GraphSegmenter, Machine, Params, Segment
 from sic.source import Root, fingerprint
-from sic.work import WORK, device
+from sic.work import WORK
 
 __all__ = ["STAND_IN", "Record", "Segments", "decode", "describe", "load", "read", "run"]
 
@@ -57,9 +57,10 @@ def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, A
 
 def _processes(study: Params) -> int | None:
     """One where a network has a GPU of this machine to itself."""
-    if study.segment.segmenter in (STAND_IN, PEOPLE):
-        return None
-    return None if device(study.machine.device).type == "cpu" else 1
+    import torch
+
+    network = study.segment.segmenter not in (STAND_IN, PEOPLE)
+    return 1 if network and study.machine.device != "cpu" and torch.cuda.is_available() else None
 
 
 def _segment(data: Data, root: Path, source: "_Source", picture: sets.ImageRecord) -> bytes:
