@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sic.codec.composition import compose
 from sic.codec.density import SCALE_BOUND
 from sic.codec.tcm import TCM
 from sic.errors import SicError, StreamError
@@ -98,6 +99,7 @@ class LatentCoder:
         transforms = (codec.g_a, codec.g_s, codec.h_a)
         bare = copy.deepcopy(codec, {id(part): nn.Identity() for part in transforms})
         self.codec = bare.eval().requires_grad_(False).cpu().double()
+        compose(self.codec)
         bottleneck = self.codec.entropy_bottleneck
         self.medians = bottleneck.medians.detach().reshape(1, -1, 1, 1)
         self.z_tables = learned_tables(bottleneck)
