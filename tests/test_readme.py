@@ -116,6 +116,8 @@ def test_a_command_of_the_study_is_one(page: Path) -> None:
     for words in commands:
         if words[:1] == ["profile"]:
             assert words[1] == "NAME" or (ROOT / f"profiles/{words[1]}.yaml").is_file(), words
+        elif words[:1] == ["train-all"]:
+            assert all(word.isdecimal() or word in ("N", "[N]") for word in words[1:]), words
         elif words and words[0] not in ("test", "bench", "lab", "verify", "bundle"):
             parsed = get_main_parser().parse_args(words)
             if words[0] == "repro":
