@@ -81,12 +81,12 @@ def job(study: params.Params, name: str) -> Job:
     if stage == "sa_icm":  # the base, with (2) on the edges
         lmbda = study.quality[item].lmbda
         codec, start = initial(lambda: TCM(**sizes), study.sa_icm, study.seed, item)
-        run = _on_edges(_run(name, study, study.sa_icm, {"lmbda": lmbda}, Path("data/edges")))
-        return Job(codec, losses.machine_loss(lmbda), run, f"SA-ICM, λ = {lmbda}", start)
+        run = _run(name, study, study.sa_icm, start, {"lmbda": lmbda}, Path("data/edges"))
+        return Job(codec, losses.machine_loss(lmbda), _on_edges(run), f"SA-ICM, λ = {lmbda}", start)
     if stage == "lic":  # the human LIC, with (1)
         lmbda = study.quality[item].lmbda
         codec, start = initial(lambda: TCM(**sizes), study.lic, study.seed, item)
-        run = _run(name, study, study.lic, {"lmbda": lmbda})
+        run = _run(name, study, study.lic, start, {"lmbda": lmbda})
         if start == PRINCIPAL:
             patches = Crops(run.photos, principal.PATCH, _PATCHES, study.seed)
             x = torch.stack([patches[number][0] for number in range(_PATCHES)])
@@ -103,14 +103,14 @@ def job(study: params.Params, name: str) -> Job:
         )
         _check_taken(start, study.fusion, on["base"], study.base)
         about = {"m": m, "lmbda": lmbda} | (kind if asked.residual != "none" else {}) | on
-        run = _run(name, study, study.fusion, about)
+        run = _run(name, study, study.fusion, start, about)
         title = f"{_METHODS[asked.method]}, m = {m}, λ = {lmbda}"
         return Job(codec, losses.additional_loss(base, lmbda), run, title, start)
     # The DC model, with (3), on the frozen base's picture.
     lmbda = study.quality[item].lmbda
     codec, start = initial(lambda: DifferenceCodec(**sizes), study.difference, study.seed, item)
     _check_taken(start, study.difference, on["base"], study.base)
-    run = _run(name, study, study.difference, {"lmbda": lmbda} | on)
+    run = _run(name, study, study.difference, start, {"lmbda": lmbda} | on)
     title = f"Difference codec, λ = {lmbda}"
     return Job(codec, losses.difference_loss(base, lmbda), run, title, start)
 
@@ -132,12 +132,16 @@ def _run(
     name: str,
     study: params.Params,
     stage: params.Training,
+    start: str,
     about: dict[str, Any],
     masks: Path | None = None,
 ) -> Run:
+    settings = study.train
+    if start != PRINCIPAL:  # the linear code is kept for a start; a base must leave it
+        settings = settings.model_copy(update={"linear_rate": 1.0})
     return Run(
         name=name,
-        settings=study.train,
+        settings=settings,
         steps=stage.budget,
         seed=study.seed,
         photos=crops.photos("train", study.data, masks),
