@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sic import progress
@@ -285,19 +286,24 @@ def _started(processes: int) -> Iterator["Client"]:
     from distributed import Client, LocalCluster
 
     _hush()
-    with (
-        config.set(_LOCAL),
-        LocalCluster(
-            n_workers=processes,
-            threads_per_worker=1,
-            memory_limit=0,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-            preload=[__name__],
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    with config.set(_LOCAL):
+        try:
+            local = LocalCluster(
+                n_workers=processes,
+                threads_per_worker=1,
+                memory_limit=0,
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # or a second run warns
+                silence_logs=logging.CRITICAL,
+                preload=[__name__],
+            )
+        except (OSError, RuntimeError) as error:
+            raise SicError(
+                f"cannot start {processes} processes on this machine ({_last_line(error)}); look "
+                f"for free space in {gettempdir()}, and run the same command again"
+            ) from None
+        with local, Client(local, set_as_default=False) as client:
+            yield client
 
 
 def _hush() -> None:
