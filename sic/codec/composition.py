@@ -9,7 +9,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from sic.codec.convolutions import conv3x3
 from sic.codec.layers import SWAtten
 from sic.codec.tcm import TCM
 
@@ -36,22 +35,19 @@ def compose(codec: TCM) -> None:
         }
         for attention, networks in readers.items():
             swatten = cast(SWAtten, cast(nn.Sequential, attention)[0])
-            last = cast(nn.Conv2d, swatten.out_conv)
+            last = swatten.out_conv
             if last.in_channels >= last.out_channels:
                 continue  # as in the first slice of few
             for network in cast(tuple[nn.Sequential, ...], networks):
-                network[0] = _composed(last, cast(nn.Conv2d, network[0]))
-            swatten.out_conv = _AndOne()
+                _compose(last, cast(nn.Conv2d, network[0]))
+            swatten.add_module("out_conv", _AndOne())
 
 
-def _composed(first: nn.Conv2d, then: nn.Conv2d) -> nn.Conv2d:
-    """``then`` on what :class:`_AndOne` makes of the input of ``first``, a 1×1 convolution, and on
-    the channels that stood behind its output."""
+def _compose(first: nn.Conv2d, then: nn.Conv2d) -> None:
+    """Let ``then`` read what :class:`_AndOne` makes of the input of ``first``, a 1×1 convolution,
+    and the channels that stood behind its output."""
     assert first.bias is not None
     one = torch.cat((first.weight.flatten(1), first.bias[:, None]), dim=1)
     read, behind = then.weight.tensor_split([first.out_channels], dim=1)
     weight = torch.cat((torch.einsum("kchw,ci->kihw", read, one), behind), dim=1)
-    made = conv3x3(weight.shape[1], len(weight)).to(weight)
-    made.weight.copy_(weight)
-    made.bias = then.bias
-    return made.requires_grad_(False)
+    then.weight, then.in_channels = nn.Parameter(weight, requires_grad=False), weight.shape[1]

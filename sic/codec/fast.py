@@ -6,6 +6,7 @@ Where gradients are asked for, all of them are plain PyTorch, which differentiat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -113,9 +114,15 @@ def few_at_a_time(block: Callable[[Tensor, Kinds], Tensor], x: Tensor, kinds: Ki
     if torch.is_grad_enabled():
         return block(x, kinds)
     step = max(TOKENS // x.shape[1], 1)
-    of_kind = zip(x.split([count for count, _ in kinds]), kinds, strict=True)
-    few = ((part, bias) for alike, (_, bias) in of_kind for part in alike.split(step))
-    return torch.cat([block(part, [(len(part), bias)]) for part, bias in few])
+    ends = list(accumulate(count for count, _ in kinds))
+    parts = []
+    for first, part in zip(range(0, len(x), step), x.split(step), strict=True):
+        shares = (
+            (min(end, first + step) - max(end - count, first), bias)
+            for end, (count, bias) in zip(ends, kinds, strict=True)
+        )
+        parts.append(block(part, [(count, bias) for count, bias in shares if count > 0]))
+    return torch.cat(parts)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ Sections 3.2 and 3.3, with the published module and parameter names.  Feature ma
 tokens are the same numbers as (B, H, W, C), as LayerNorm and linear maps act on the last axis.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -41,14 +44,15 @@ class WindowAttention(nn.Module):
         index = row * (2 * window - 1) + column
         self.register_buffer("relative_index", index, persistent=False)
 
-    def bias(self, allowed: Tensor | None) -> Tensor:
-        """B (1, heads, window², window²), minus infinity for pairs of tokens not ``allowed``."""
+    def biases(self, allowed: Sequence[Tensor | None]) -> list[Tensor]:
+        """B (1, heads, window², window²) for each mask, minus infinity for pairs of tokens that it
+        does not allow."""
         bias = self.relative_position_params.flatten(1)[:, self.relative_index].unsqueeze(0)
-        return bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
+        return [bias if mask is None else bias.masked_fill(~mask, -math.inf) for mask in allowed]
 
     def forward(self, x: Tensor, kinds: fast.Kinds) -> Tensor:
         """(windows, window², C) → (windows, window², C), windows of one kind after another:
-        ``kinds`` are the number of windows of each, and their :meth:`bias`."""
+        ``kinds`` are the number of windows of each, and its one of :meth:`biases`."""
         qkv = self.embedding_layer(x).unflatten(-1, (3, -1, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (windows, heads, window², c)
         heads = fast.attend(q, k, v, kinds)
@@ -68,7 +72,8 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, H, W, C) → (B, H, W, C); H and W are multiples of the window."""
         windows = fast.windows_of(x, self.msa.window, self.msa.shift)
-        kinds = [(count, self.msa.bias(allowed)) for count, allowed in windows.kinds]
+        counts, masks = zip(*windows.kinds, strict=True)
+        kinds = list(zip(counts, self.msa.biases(masks), strict=True))
         out = fast.few_at_a_time(self.in_windows, windows.cut(x), kinds)
         return windows.join(out, like=x)
 

@@ -147,13 +147,16 @@ class SymbolEncoder:
         values = symbols.astype(np.int64)
         if values.size and np.abs(values).max() > LIMIT:
             raise ValueError(f"a symbol exceeds ±{LIMIT}")
-        for table, group in _by_table(index, tables):
-            place = values[group] - table.low
-            escaped = (place < 0) | (place >= table.escape)
-            place[escaped] = table.escape
-            self._coder.encode(place.astype(np.int32), table.model)
-            if escaped.any():
-                self._escape(values[group][escaped], table)
+        order, groups = _by_table(index, tables)
+        values, kinds = values[order], index[order]
+        place = values - np.array([table.low for table in tables])[kinds]
+        escape = np.array([table.escape for table in tables])[kinds]
+        escaped = (place < 0) | (place >= escape)
+        place = np.where(escaped, escape, place).astype(np.int32)
+        for table, group in groups:
+            self._coder.encode(place[group], table.model)
+            if escaped[group].any():
+                self._escape(values[group][escaped[group]], table)
 
     def _escape(self, symbols: NDArray[np.int64], table: Table) -> None:
         """Sign and distance from the table, as Elias-gamma numbers."""
@@ -181,17 +184,20 @@ class SymbolDecoder:
     def decode(self, index: NDArray[np.integer], tables: Sequence[Table]) -> Symbols:
         """Read ``len(index)`` symbols, each coded with its table.  Raises StreamError if the bytes
         are not what an encoder with these tables writes."""
-        symbols = np.empty(len(index), dtype=np.int32)
+        order, groups = _by_table(index, tables)
+        values = np.empty(len(index), dtype=np.int64)
         try:
-            for table, group in _by_table(index, tables):
-                place = self._coder.decode(table.model, len(group))
+            for table, group in groups:
+                place = self._coder.decode(table.model, group.stop - group.start)
                 value = place.astype(np.int64) + table.low
                 escaped = place == table.escape
                 if escaped.any():
                     value[escaped] = self._escape(int(escaped.sum()), table)
-                symbols[group] = value
+                values[group] = value
         except AssertionError:  # constriction: no encoder writes such bytes
             raise StreamError("the coded symbols do not fit their distributions") from None
+        symbols = np.empty(len(index), dtype=np.int32)
+        symbols[order] = values
         return symbols
 
     def _escape(self, count: int, table: Table) -> NDArray[np.int64]:
@@ -214,12 +220,13 @@ class SymbolDecoder:
 
 def _by_table(
     index: NDArray[np.integer], tables: Sequence[Table]
-) -> Iterator[tuple[Table, NDArray[np.intp]]]:
-    """The tables in use, ascending, each with the places in ``index`` that name it, ascending."""
+) -> tuple[NDArray[np.intp], list[tuple[Table, slice]]]:
+    """An order that puts the symbols of a table together, tables ascending and places too, and the
+    tables in use, each with its part of that order."""
     order = np.argsort(index, kind="stable")
-    for group in np.split(order, np.flatnonzero(np.diff(index[order])) + 1):
-        if group.size:
-            yield tables[index[group[0]]], group
+    ends = np.bincount(index, minlength=len(tables)).cumsum().tolist()
+    bounds = zip(tables, [0, *ends], ends, strict=False)
+    return order, [(table, slice(first, last)) for table, first, last in bounds if first < last]
 
 
 def _fields(

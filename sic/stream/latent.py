@@ -14,8 +14,9 @@ come out differently; the digest of all exact values tells when it does (docs/fo
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -62,6 +63,10 @@ class Latent:
 
     def digest(self) -> bytes:
         """BLAKE2b-64 of the three, in this order, little-endian; ŷ as 64-bit integers 256·ŷ."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> bytes:
         state = hashlib.blake2b(digest_size=8)
         for part in (_integers(self.z), _integers(self.y), _multiples(self.y_hat)):
             state.update(part)
@@ -83,12 +88,17 @@ class Bits:
 
 @dataclass(frozen=True)
 class CodedLatent:
-    """A latent, its two coded parts, and the bits that its likelihoods promise."""
+    """A latent, its two coded parts, and what computes the bits that its likelihoods promise."""
 
     latent: Latent
     z_part: bytes
     y_part: bytes
-    estimated: Bits
+    estimate: Callable[[], Bits]
+
+    @cached_property
+    def estimated(self) -> Bits:
+        """The bits by the likelihoods, worked out when they are asked for."""
+        return self.estimate()
 
 
 class LatentCoder:
@@ -114,23 +124,21 @@ class LatentCoder:
         z_symbols = _symbols(z.cpu().double() - self.medians, "z")
         z_encoder = SymbolEncoder()
         z_encoder.encode(z_symbols.flatten(), _channels(z_symbols.shape), self.z_tables)
-        z_bits = _bits(self.codec.entropy_bottleneck(self._z_hat(z_symbols)))
         y_encoder = SymbolEncoder()
         slices = y.cpu().double().chunk(self.codec.num_slices, dim=1)
-        y_bits: list[float] = []
+        sigma: list[Tensor] = []
 
         def write(k: int, mu: Tensor, scale: Tensor, delta: Tensor) -> Symbols:
             q = _symbols((slices[k] - mu) / delta, "y")
-            y_encoder.encode(q.flatten(), scale_index(scale / delta), gaussian_tables())
-            values, zero = torch.from_numpy(q).double(), torch.zeros_like(mu)
-            y_bits.append(_bits(self.codec.gaussian_conditional(values, scale / delta, zero)))
+            sigma.append(scale / delta)
+            y_encoder.encode(q.flatten(), scale_index(sigma[k]), gaussian_tables())
             return q
 
         latent = self._latent(z_symbols, y_hat_base, step, write)
         if not latent.in_range():
             raise SicError("ŷ holds values that are not finite; the weights are bad, retrain them")
-        bits = Bits(z_bits, tuple(y_bits))
-        return CodedLatent(latent, z_encoder.finish(), y_encoder.finish(), bits)
+        parts = z_encoder.finish(), y_encoder.finish()
+        return CodedLatent(latent, *parts, partial(self._bits, latent, sigma))
 
     @torch.inference_mode()
     def decode(
@@ -164,6 +172,15 @@ class LatentCoder:
         if not latent.in_range():
             raise StreamError("the stream decodes to values that are not finite")
         return latent
+
+    @torch.inference_mode()
+    def _bits(self, latent: Latent, sigma: Sequence[Tensor]) -> Bits:
+        """The bits of a latent, of which slice k was coded with these σ/Δ."""
+        z = _bits(self.codec.entropy_bottleneck(self._z_hat(latent.z)))
+        q = torch.from_numpy(latent.y).double().unsqueeze(0).chunk(self.codec.num_slices, dim=1)
+        likelihood = self.codec.gaussian_conditional
+        pairs = zip(q, sigma, strict=True)
+        return Bits(z, tuple(_bits(likelihood(q_k, s, torch.zeros_like(s))) for q_k, s in pairs))
 
     def _latent(
         self,

@@ -12,17 +12,25 @@ from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
 from sic.errors import StreamError
 from sic.stream.container import NOTHING, Kind, Layer, Platform, nearest_step
-from sic.stream.latent import Bits, Latent, LatentCoder
+from sic.stream.latent import Bits, CodedLatent, Latent, LatentCoder
 
 
 @dataclass(frozen=True)
 class EncodedLayer:
-    """One layer's bytes, the latent that a reader must reconstruct from them, and the bits that the
-    likelihoods promise, beside ``8 * len(stream)``."""
+    """One layer's bytes, and the latent that they hold."""
 
     stream: bytes
-    latent: Latent
-    estimated: Bits
+    coded: CodedLatent
+
+    @property
+    def latent(self) -> Latent:
+        """What a reader must reconstruct, bit for bit."""
+        return self.coded.latent
+
+    @property
+    def estimated(self) -> Bits:
+        """The bits that the likelihoods promise, worked out when they are first asked for."""
+        return self.coded.estimated
 
 
 class LayerCodec:
@@ -68,7 +76,7 @@ class LayerCodec:
             y=coded.y_part,
             step=step,
         )
-        return EncodedLayer(layer.pack(), coded.latent, coded.estimated)
+        return EncodedLayer(layer.pack(), coded)
 
     def check(self, layer: Layer) -> None:
         """Refuse a layer of another kind or of other weights."""
