@@ -366,6 +366,16 @@ def test_means_and_metrics_are_means_over_the_images(table: pd.DataFrame) -> Non
     assert "lpips" not in metrics["JPEG"]["quality 10"], "no weights, no number"
 
 
+def test_what_git_keeps_is_what_another_processor_gives_again() -> None:
+    here = pd.DataFrame({"version": ["weights 12ab", "Pillow 12"], "lmbda": [0.0025, None]})
+    here = here.assign(bpp=0.1001231, psnr=28.0111, ms_ssim=9.994, ap=0.2431, lpips=0.1)
+    there = here.assign(version=["weights 34cd", "Pillow 12"], bpp=0.1001249, psnr=28.0112)
+    kept = rate_distortion.reproducible(here)
+    pd.testing.assert_frame_equal(kept, rate_distortion.reproducible(there))
+    assert kept.iloc[0].tolist() == ["weights", 0.0025, 0.1001, 28.01, 9.99, 0.243, 0.1]
+    assert here.psnr[0] == 28.0111
+
+
 def test_a_photo_that_a_codec_cannot_code_leaves_its_points_out_with_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -330,7 +330,8 @@ def metrics_json(table: pd.DataFrame) -> dict[str, Any]:
     """The table as a nested dictionary, for `dvc metrics`: codec → point → number."""
     found: dict[str, Any] = {}
     for row in table.to_dict("records"):
-        numbers = {k: round(row[k], 4) for k in ("bpp", *_MEASURES) if pd.notna(row[k])}
+        digits = {"bpp": 4} | dict.fromkeys(_MEASURES, 3)
+        numbers = {k: round(row[k], n) for k, n in digits.items() if pd.notna(row[k])}
         point = rate_distortion.label(row["m"], row["point"])
         found.setdefault(str(row["codec"]), {})[point] = numbers
     return found
