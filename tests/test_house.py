@@ -1,6 +1,7 @@
 """The house rules: what holds for all files of the repository at once."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from ruamel.yaml import YAML
@@ -89,9 +91,22 @@ def test_the_lock_has_everything_that_the_package_asks_for() -> None:
 def test_environment_yml_is_in_step() -> None:
     content = YAML(typ="safe").load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, packages = content["dependencies"]
-    assert python == f"python {PROJECT['requires-python']}"
+    # As repo2docker reads it: one version, or its own default.
+    version = re.fullmatch(r"python =(\d+\.\d+)", python)
+    assert version
+    assert Version(version[1]) in SpecifierSet(PROJECT["requires-python"])
     assert pip == "pip"
     assert packages == {"pip": ["--require-hashes", "-r requirements.lock"]}
+    assert (ROOT / "postBuild").stat().st_mode & 0o111, "repo2docker runs it"
+
+
+def test_the_development_container_has_a_python_of_ours_and_runs_the_study() -> None:
+    text = (ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8")
+    content = json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))
+    version = re.fullmatch(r"python:(\d+\.\d+)-\w+", content["image"])
+    assert version
+    assert Version(version[1]) in SpecifierSet(PROJECT["requires-python"])
+    assert content["postCreateCommand"].startswith("python3 study.py ")
 
 
 def test_ci_runs_the_test_command() -> None:
