@@ -221,9 +221,10 @@ def cells(part: str) -> tuple[str, str]:
     """The number and the verdict that README has for a claim, or the number of a sentence."""
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     after = text[text.index(part) :]
-    if (row := after.split(" | "))[0].endswith(".") or f"| {part}" not in text:
-        return re.split(r"[.;,] ", after, maxsplit=1)[0], ""
-    return row[2], row[3]
+    if f"| {part}" not in text:
+        return re.split(r"[.;] ", after, maxsplit=1)[0], ""
+    _, _, here, verdict = after.split(" | ")[:4]
+    return here, verdict
 
 
 @pytest.mark.parametrize("part", CITED)

@@ -271,7 +271,10 @@ def read() -> dict[str, Any]:
         }
         accepted = {key: dict(content["accepted"][key]) for key in ("params", "weights")}
     except (YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as e:
-        raise SicError(f"{EXPECTED} is not what `verify --accept` writes ({e}); {remedy}") from None
+        problem = " ".join(str(e).split())
+        raise SicError(
+            f"{EXPECTED} is not what `verify --accept` writes ({problem}); {remedy}"
+        ) from None
     if missing := {"%", "dB", "bpp", "AP"} - units.keys():
         raise SicError(f"{EXPECTED}: tolerances lacks {', '.join(sorted(missing))}; {remedy}")
     return {"tolerances": units, "accepted": accepted, "numbers": numbers}
