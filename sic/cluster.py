@@ -21,12 +21,14 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
+
 from sic import progress
 from sic.errors import SicError
 from sic.files import write_bytes
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, LocalCluster
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -273,10 +275,29 @@ def _reached(address: str) -> Iterator["Client"]:
             "DASK_SCHEDULER_ADDRESS and machine.cluster to work on this machine"
         ) from None
     try:
+        _check(client, address)
         yield client
     finally:
         with suppress(Exception):  # a scheduler that is gone cannot be left
             client.close(timeout=2)
+
+
+def _check(client: "Client", address: str) -> None:
+    """Raise SicError if the scheduler or one of its workers has another Python, or no package: such
+    a worker could not even tell so, and would drop out as often as it gets work."""
+    found = client.get_versions(packages=["sic"])
+    python, installed = _about(found["client"])
+    for where, about in {address: found["scheduler"], **found["workers"]}.items():
+        theirs, there = _about(about)
+        problem = f"has Python {theirs}, and this run {python}" if theirs != python else ""
+        if problem := problem or ("has no package sic" if installed and not there else ""):
+            raise SicError(f"{where} {problem}; start it with this study's .venv/bin/dask")
+
+
+def _about(versions: dict[str, Any]) -> tuple[str, bool]:
+    """Python's version, and whether the package is installed."""
+    major, minor, *_ = versions["host"]["python"].split(".")
+    return f"{major}.{minor}", versions["packages"].get("sic") is not None
 
 
 @contextmanager
@@ -302,8 +323,22 @@ def _started(processes: int) -> Iterator["Client"]:
                 f"cannot start {processes} processes on this machine ({_last_line(error)}); look "
                 f"for free space in {gettempdir()}, and run the same command again"
             ) from None
-        with local, Client(local, set_as_default=False) as client:
+        client = Client(local, set_as_default=False)
+        try:
             yield client
+        finally:
+            _end(client, local)
+
+
+def _end(client: "Client", local: "LocalCluster") -> None:
+    """End the local processes.  Dask waits for ever for one that is just being started anew."""
+    left = [psutil.Process(nanny.pid) for nanny in local.workers.values() if nanny.pid]
+    for part in (client, local):
+        with suppress(Exception):
+            part.close(timeout=5)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _hush() -> None:

@@ -116,12 +116,12 @@ def test_processes_make_pieces_side_by_side(tmp_path: Path) -> None:
     assert len({process for process, _ in made[1:]}) == 2
     assert {threads for _, threads in made[1:]} == {b"1"}
     assert names(tmp_path) == set(results)
-    assert not psutil.Process().children(recursive=True) or _no_workers()
+    assert not workers()
 
 
-def _no_workers() -> bool:
-    started = psutil.Process().children(recursive=True)
-    return not [p for p in started if "spawn_main" in " ".join(p.cmdline())]
+def workers() -> list[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,7 @@ def test_workers_killed_at_random_cost_no_result(tmp_path: Path) -> None:
         for enough in (3, 20, 40):
             wait_for(lambda n=enough: made.is_dir() and len(list(made.glob("??"))) >= n)
             time.sleep(moments.random() / 4)
-            workers = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "spawn_main" in " ".join(child.cmdline())
-            ]
-            moments.choice(workers).kill()
+            moments.choice(workers()).kill()
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -237,12 +232,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @contextmanager
-def started(*words: str, program: str = "", **environment: str) -> Iterator[subprocess.Popen[str]]:
+def started(*words: str) -> Iterator[subprocess.Popen[str]]:
     """A process of Dask, as a person starts it."""
-    call = f"{program}import sys; from dask.__main__ import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, "-c", call, *words],
-        env=ENVIRONMENT | environment,
+        [sys.executable, "-m", "dask", *words],
+        env=ENVIRONMENT,
         stderr=subprocess.DEVNULL,
         text=True,
     )
@@ -281,25 +275,38 @@ def test_workers_started_by_hand_make_the_pieces(
             complete({"wrong": Path("wrong")}, who_made_it, "piece")
 
 
-@pytest.mark.parametrize(
-    ("words", "program", "line"),
-    [
-        (WORKER, "import sys; sys.modules['sic'] = None; ", r"cannot load the work \(.*sic.*\)"),
-        (("--nworkers", "1", "--nthreads", "2"), "", "has 2 threads; start it with --nthreads 1"),
-    ],
-    ids=["without the package", "with two threads"],
-)
-def test_a_worker_that_cannot_do_the_work_is_one_line(
-    scheduler: tuple[str, Any], words: tuple[str, ...], program: str, line: str, tmp_path: Path
-) -> None:
-    if program:
-        words = (*words, "--no-nanny")  # which would start a process without our words
+def test_a_worker_with_two_threads_is_one_line(scheduler: tuple[str, Any], tmp_path: Path) -> None:
+    line = r"^the Dask worker on \S+ has 2 threads; start it with --nthreads 1$"
     with (
-        started("worker", scheduler[0], *words, program=program),
-        pytest.raises(SicError, match=line) as caught,
+        started("worker", scheduler[0], "--nworkers", "1", "--nthreads", "2", "--no-dashboard"),
+        pytest.raises(SicError, match=line),
     ):
         complete(places(tmp_path / "made", 3), who_made_it, "piece", scheduler[0])
-    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("python", "version", "line"),
+    [
+        ("3.12.1.final.0", "0.1.0", r"has Python 3\.12, and this run 3\.11; start it with this"),
+        ("3.11.9.final.0", None, "has no package sic; start it with this study's"),
+    ],
+)
+def test_a_member_of_the_cluster_with_another_python_or_without_the_package_is_one_line(
+    python: str, version: str | None, line: str
+) -> None:
+    def about(python: str, version: str | None) -> dict[str, Any]:
+        return {"host": {"python": python}, "packages": {"sic": version}}
+
+    class Client:
+        def get_versions(self, packages: list[str]) -> dict[str, Any]:
+            good = about("3.11.7.final.0", "0.1.0")
+            return {"client": good, "scheduler": good, "workers": {"tcp://a:1": wrong}}
+
+    wrong = about("3.11.7.final.0", "0.1.0")
+    cluster._check(Client(), "tcp://s:1")  # type: ignore[arg-type]
+    wrong = about(python, version)
+    with pytest.raises(SicError, match=f"^tcp://a:1 {line}"):
+        cluster._check(Client(), "tcp://s:1")  # type: ignore[arg-type]
 
 
 def test_a_worker_of_another_python_code_or_folder_is_one_line(
