@@ -285,7 +285,7 @@ def _reached(address: str) -> Iterator["Client"]:
 def _check(client: "Client", address: str) -> None:
     """Raise SicError if the scheduler or one of its workers has another Python, or no package: such
     a worker could not even tell so, and would drop out as often as it gets work."""
-    found = client.get_versions(packages=["sic"])
+    found: Any = client.get_versions(packages=["sic"])
     python, installed = _about(found["client"])
     for where, about in {address: found["scheduler"], **found["workers"]}.items():
         theirs, there = _about(about)
