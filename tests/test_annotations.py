@@ -154,7 +154,7 @@ def test_annotations_are_a_file_or_a_folder_of_them(tmp_path: Path) -> None:
 
 def test_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / "i.json"
-    for bad in ("", "[]", "{}", '{"images": 3, "annotations": []}'):
+    for bad in ("", "[]", "{}", '{"images": 3, "annotations": []}', "[" * 100_000):
         path.write_text(bad)
         with pytest.raises(SicError, match=r"i\.json is not a COCO-style file"):
             Annotations([path], "instances")

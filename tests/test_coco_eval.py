@@ -199,6 +199,7 @@ def spoil(section: str, **values: Any) -> dict[str, Any]:
     ("wrong", "line"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ([1], "it has no list of images"),
         ({"images": []}, "it has no list of categories"),
         ({"images": [3]}, "it has no list of images"),

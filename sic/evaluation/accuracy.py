@@ -202,7 +202,7 @@ def _read(path: Path) -> Content:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise SicError(f"cannot read {path}: {error.strerror}; see detect.annotations") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SicError(f"{path} is not JSON; see detect.annotations") from None
     for section, keys in _NEEDED.items():
         entries = content.get(section) if isinstance(content, dict) else None

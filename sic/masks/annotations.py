@@ -62,7 +62,7 @@ class Annotations:
                 self.of_image.setdefault((path, number), []).append(annotation)
         except OSError as error:
             raise SicError(f"cannot read {path}: {error.strerror}; see data.annotations") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise SicError(f"{path} is not a COCO-style file of annotations") from None
 
     def segments(self, path: str, height: int, width: int) -> list[Record]:
