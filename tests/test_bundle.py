@@ -1,14 +1,18 @@
 """The bundle and the page of provenance: whole, of one state, and clear about what is missing."""
 
+import json
 import shutil
 import subprocess
 import zipfile
+from importlib import resources
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from sic import params
 from sic.errors import SicError
+from sic.files import sha256
 from sic.report import pages, provenance
 
 ROOT = Path(__file__).parents[1]
@@ -29,8 +33,10 @@ stages:
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that looks as after a run of the committed params.yaml."""
-    for name in ("params.yaml", "requirements.lock", "dvc.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "docs").mkdir()
+    copied = ("params.yaml", "expected.yaml", "requirements.lock", "dvc.yaml", "CITATION.cff")
+    for name in (*copied, "LICENSE", "docs/artifact.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     (tmp_path / "dvc.lock").write_text(LOCK)
     made = ["index.html", "notebook.ipynb", "figures/fig2.png"]
@@ -93,6 +99,99 @@ def test_a_report_older_than_params_is_refused(
 ) -> None:
     monkeypatch.setattr(provenance, "status", lambda: {"report": [], "lic@q2": []})
     with pytest.raises(SicError, match=r"lic@q2, report would run anew.*run python3 study.py"):
+        provenance.bundle(Path("a.zip"))
+
+
+# ---- what archives read ----
+
+
+@pytest.fixture
+def crate(study: Path) -> dict[str, Any]:
+    """The entities of the bundle's crate by their names; the bundle is unpacked into `here`."""
+    weights = Path("data/weights/lic/q1.safetensors")
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    Path("dvc.lock").write_text(LOCK + DEPS)
+    provenance.bundle(Path("here.zip"))
+    shutil.unpack_archive("here.zip", ".")
+    content = json.loads(Path("here/ro-crate-metadata.json").read_text())
+    return {entity["@id"]: entity for entity in content["@graph"]}
+
+
+DEPS = """    deps:
+    - {path: data/weights/lic, hash: md5, md5: cdef.dir, size: 7, nfiles: 1}
+    - {path: results/metrics.json, hash: md5, md5: '4567', size: 12}
+"""
+
+
+def listed(value: Any) -> list[dict[str, str]]:
+    """References, of which JSON-LD writes a single one without brackets."""
+    return value if isinstance(value, list) else [value]
+
+
+class Answer:
+    """The context that the package rocrate has, of a later version, in place of an address."""
+
+    status_code = 200
+    headers: ClassVar = {"Content-Type": "application/ld+json"}
+    text = (resources.files("rocrate") / "data/ro-crate.jsonld").read_text()
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+def test_the_crate_is_valid(
+    crate: dict[str, Any], study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rocrate_validator import models, services
+    from rocrate_validator.utils.http import HttpRequester
+
+    asked: list[str] = []
+
+    def get(self: HttpRequester, url: str, **_: Any) -> Answer:
+        asked.append(url)
+        return Answer()
+
+    monkeypatch.setattr(HttpRequester, "get", get, raising=False)
+    settings = services.ValidationSettings(
+        rocrate_uri=str(study / "here"),
+        profile_identifier="ro-crate-1.1",
+        requirement_severity=models.Severity.REQUIRED,
+        offline=True,
+    )
+    found = services.validate(settings)
+    assert [str(issue.message) for issue in found.get_issues()] == []
+    assert set(asked) == {"https://w3id.org/ro/crate/1.1/context"}
+
+
+def test_the_crate_says_whose_what_and_from_what(crate: dict[str, Any]) -> None:
+    root = crate["./"]
+    assert [crate[one["@id"]]["name"] for one in listed(root["creator"])] == ["The sic authors"]
+    assert crate[root["license"]["@id"]]["name"] == "MIT"
+    assert [one["@id"] for one in listed(root["citation"])] == ["#arXiv:2405.09152"]
+    numbers = crate["results/metrics.json"]
+    assert numbers["sha256"] == sha256(Path("results/metrics.json"))
+    stage = crate["#stage/lic@q1"]
+    notebook = crate["notebooks/41_lic.ipynb"]
+    assert notebook["license"]["@id"] == crate["results/metrics.json"]["license"]["@id"]
+    assert {"@id": "notebooks/41_lic.ipynb"} in stage["instrument"]
+    assert any(one["@id"].startswith("#torch ") for one in stage["instrument"])
+    given, also = (crate[one["@id"]] for one in stage["object"])
+    assert also is numbers
+    assert crate[given["license"]["@id"]]["name"].startswith("research use")
+    (file,) = [crate[one["@id"]] for one in listed(given["hasPart"])]
+    assert file["sha256"] == sha256(Path("data/weights/lic/q1.safetensors"))
+    assert {"@id": "results/metrics.json"} in listed(crate["#stage/evaluate"]["result"])
+
+
+def test_every_file_of_the_bundle_is_in_the_crate(crate: dict[str, Any]) -> None:
+    files = {str(p.relative_to("here")) for p in Path("here").rglob("*") if p.is_file()}
+    assert files - {"ro-crate-metadata.json"} == {one["@id"] for one in crate["./"]["hasPart"]}
+
+
+def test_without_citation_the_bundle_is_one_line(study: Path) -> None:
+    Path("CITATION.cff").unlink()
+    with pytest.raises(SicError, match=r"CITATION.cff is not there; bring it back"):
         provenance.bundle(Path("a.zip"))
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from datetime import date
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -24,14 +25,15 @@ from sic import params
 from sic.errors import SicError, exit_on_error
 from sic.files import replacing, sha256, write_text
 from sic.params import Params
-from sic.report import pages
+from sic.report import crate, pages
 from sic.report.page import page
 
 PAGE = Path("reports/provenance.html")
 LOCK = Path("dvc.lock")
 NAME = Path("sic-bundle.zip")
 _REPORT = Path("reports")
-_SOURCES = ("params.yaml", "requirements.lock", "dvc.yaml", "dvc.lock")
+_SOURCES = ("params.yaml", "expected.yaml", "requirements.lock", "dvc.yaml", "dvc.lock")
+_SOURCES += ("CITATION.cff", "LICENSE", "docs/artifact.md")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that equal files give an equal zip
 _PACKAGES = ("torch", "numpy", "constriction", "imageio-ffmpeg", "pillow")
 
@@ -61,6 +63,17 @@ def commit() -> str:
     return f"{found}, with changes since in {', '.join(changed)}" if changed else found
 
 
+def _packages() -> list[str]:
+    return [f"{name} {version(name)}" for name in _PACKAGES]
+
+
+def _day() -> str:
+    """The day of the commit that lies here, without git that of the last stage's lock."""
+    has_git = shutil.which("git") is not None and Path(".git").exists()
+    found = _git("log", "-1", "--format=%cs") if has_git else ""
+    return found or date.fromtimestamp(LOCK.stat().st_mtime).isoformat()
+
+
 def _git(*words: str) -> str:
     answer = _run("git", *words)
     return answer.stdout.rstrip() if answer.returncode == 0 else ""
@@ -75,14 +88,13 @@ def write() -> None:
     params.yaml is wrong."""
     study = params.load()
     devices = {"training": study.machine.device, "coding": study.machine.coding_device}
-    packages = [f"{name} {version(name)}" for name in _PACKAGES]
     facts = {
         "git commit": commit(),
         "params.yaml": f"SHA-256 {sha256(params.PARAMS)}",
         "requirements.lock": f"SHA-256 {sha256(Path('requirements.lock'))}",
         "seed": f"{study.seed}, of crops, new weights and noise",
         "devices asked for": ", ".join(f"{name}: {device}" for name, device in devices.items()),
-        "environment": f"Python {platform.python_version()}, {', '.join(packages)}; "
+        "environment": f"Python {platform.python_version()}, {', '.join(_packages())}; "
         f"{platform.system()} {platform.machine()}",
     }
     found = pd.DataFrame(facts.items(), columns=["what", "which"])
@@ -135,13 +147,20 @@ def bundle(path: Path) -> int:
             "run python3 study.py first"
         )
     write()
+    packages = [f"Python {platform.python_version()}", *_packages()]
+    about = crate.metadata(wanted, LOCK, _day(), packages)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        _put(archive, f"{path.stem}/{crate.NAME}", about.encode())
         for file in wanted:
-            entry = zipfile.ZipInfo(f"{path.stem}/{file.as_posix()}", _EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, file.read_bytes())
+            _put(archive, f"{path.stem}/{file.as_posix()}", file.read_bytes())
     return path.stat().st_size
+
+
+def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, content)
 
 
 def status() -> dict[str, list[Any]]:
