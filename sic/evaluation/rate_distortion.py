@@ -257,9 +257,8 @@ def reproducible(table: pd.DataFrame) -> pd.DataFrame:
     """A table of means or accuracies as git keeps it: rounded to what another processor gives again
     but for a last digit here and there (bpp to 1e-4, dB to 1e-2, AP and LPIPS to 1e-3), and without
     the fingerprint of trained weights, in which any other last bit of a weight shows."""
-    digits = {c: 4 for c in table if c.startswith("bpp")}
-    digits |= {c: 2 for c in table if c.startswith(("psnr", "ms_ssim"))}
-    digits |= {c: 3 for c in table if c.startswith(("ap", "mask_ap", "lpips"))}
+    begins = {"bpp": 4, "psnr": 2, "ms_ssim": 2, "ap": 3, "mask_ap": 3, "lpips": 3}
+    digits = {c: n for c in map(str, table) for name, n in begins.items() if c.startswith(name)}
     rounded = table.round(digits)
     if "version" in rounded:
         rounded["version"] = rounded.version.str.replace(r"^weights .*", "weights", regex=True)
