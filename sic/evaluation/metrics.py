@@ -94,7 +94,10 @@ def _ms_ssim_distance(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 def _smooth(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     """The plane under the window, where that lies inside."""
-    return cv2.sepFilter2D(plane, cv2.CV_64F, _WINDOW, _WINDOW)[5:-5, 5:-5]
+    smooth: NDArray[np.float64] = np.asarray(
+        cv2.sepFilter2D(plane, cv2.CV_64F, _WINDOW, _WINDOW), np.float64
+    )
+    return smooth[5:-5, 5:-5]
 
 
 def _halve(plane: NDArray[np.float64]) -> NDArray[np.float64]:

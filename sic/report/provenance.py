@@ -32,8 +32,8 @@ PAGE = Path("reports/provenance.html")
 LOCK = Path("dvc.lock")
 NAME = Path("sic-bundle.zip")
 _REPORT = Path("reports")
-_SOURCES = ("params.yaml", "expected.yaml", "requirements.lock", "dvc.yaml", "dvc.lock")
-_SOURCES += ("CITATION.cff", "LICENSE", "docs/artifact.md")
+_RUN = ("params.yaml", "expected.yaml", "requirements.lock", "dvc.yaml", "dvc.lock")
+_SOURCES = (*_RUN, "CITATION.cff", "LICENSE", "docs/artifact.md")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that equal files give an equal zip
 _PACKAGES = ("torch", "numpy", "constriction", "imageio-ffmpeg", "pillow")
 
