@@ -67,6 +67,7 @@ class Looks:
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     looks = Looks()
+    detection._load.cache_clear()
     monkeypatch.setattr(detectors, "load", lambda *_: looks)
     monkeypatch.setattr(detectors, "known_classes", lambda *_: detectors.class_names())
     return looks
@@ -299,7 +300,7 @@ def test_masks_stay_with_their_pictures(folder: Path, monkeypatch: pytest.Monkey
         Detections(np.full((len(n), 4), len(n), np.float32), np.ones(len(n), np.float32), n, m)
         for n, m in zip(names, masks, strict=True)
     )
-    content = detection._look(lambda _: next(found), [Path("photos/one.png")] * 3, "a codec")
+    content = detection.look(lambda _: next(found), [Path("photos/one.png")] * 3)
     (folder / "found.npz").write_bytes(content)
     read = detection._read(folder / "found.npz")
     assert [one.classes for one in read] == names
@@ -315,9 +316,11 @@ def test_a_stopped_run_goes_on_where_it_was(
         return looks(image)
 
     with monkeypatch.context() as patch:
+        detection._load.cache_clear()
         patch.setattr(detectors, "load", lambda *_: tired)
         with pytest.raises(KeyboardInterrupt):
             run(few())
+    detection._load.cache_clear()
     run(few())
     assert len(looks.seen) == 5 + 2, "two codecs of three were done"
 

@@ -434,11 +434,12 @@ def test_costs_are_those_of_each_point(table: pd.DataFrame) -> None:
 
 
 def test_operations_are_those_that_the_codec_stage_counts() -> None:
+    """But for the maps that coding composes (sic/codec/composition.py): these are fewer."""
     base = fill(TCM(**SIZES), "icm")
-    counted = coders.operations(ScalableCodec(base))
     expected = complexity.coding_kmac(base)
-    assert counted["kmac_encode"] == pytest.approx(expected["encoder"], rel=0.02)
-    assert counted["kmac_decode"] == pytest.approx(expected["decoder"], rel=0.02)
+    counted = coders.operations(ScalableCodec(base))
+    for step, stage in (("kmac_encode", "encoder"), ("kmac_decode", "decoder")):
+        assert 0.9 * expected[stage] < counted[step] < expected[stage]
 
 
 def test_no_pictures_and_a_missing_checkpoint_are_one_line(

@@ -94,8 +94,8 @@ def run(
         "device": detector_device.type,
         "together": TOGETHER,
     }
-    folder = WORK / f"detect-{fingerprint(origin, look, detectors.load)}"
-    asked = study.detect, checkpoint, str(detector_device)
+    folder = WORK / f"detect-{fingerprint(origin, look, 'sic.evaluation.detectors.load')}"
+    asked = study.detect, checkpoint, origin["weights"], str(detector_device)
     looks = {
         name: [
             Look(*asked, tuple(source.files.values())[n : n + TOGETHER], folder / f"{name}-{n}.npz")
@@ -249,17 +249,19 @@ class Look:
 
     settings: Detect
     weights: Path
+    sha256: str  # of the weights
     device: str
     files: tuple[Path, ...]
     path: Path
 
     def make(self) -> bytes:
         """What it finds, as a file's content."""
-        return look(_load(self.settings, self.weights, self.device), self.files)
+        return look(_load(self.settings, self.weights, self.sha256, self.device), self.files)
 
 
 @lru_cache(maxsize=1)
-def _load(settings: Detect, weights: Path, device: str) -> detectors.Detector:
+def _load(settings: Detect, weights: Path, _: str, device: str) -> detectors.Detector:
+    """The detector with these weights; the file may have had others before."""
     return detectors.load(settings, weights, torch.device(device))
 
 

@@ -75,12 +75,14 @@ def _segment(data: Data, root: Path, source: "_Source", picture: sets.ImageRecor
 
 @dataclass(frozen=True)
 class _Source:
-    """What :func:`_load` makes a segmenter from; the files are annotations, or weights."""
+    """What :func:`_load` makes a segmenter from; the files are annotations, or weights.  A worker
+    outlives a run, and files may have other contents in the next: their SHA-256 tell."""
 
     settings: Segment
     machine: Machine
     root: Path
     files: tuple[Path, ...]
+    contents: tuple[str, ...]
 
 
 def _source(study: Params, root: Path, work: Path) -> tuple[dict[str, Any], Root, _Source]:
@@ -90,18 +92,20 @@ def _source(study: Params, root: Path, work: Path) -> tuple[dict[str, Any], Root
     code: Root
     if settings.segmenter == STAND_IN:
         origin["settings"] = settings.graph.model_dump()
-        files, code = [], graph_segments
+        files, code, contents = [], graph_segments, list[str]()
     elif settings.segmenter == PEOPLE:
         files, code = sets.annotation_files(study.data, settings.outlines, root), Annotations
-        checksums = [annotations.checksum(file, settings.outlines) for file in files]
-        origin |= {"outlines": settings.outlines, "files": checksums}
+        contents = [annotations.checksum(file, settings.outlines) for file in files]
+        origin |= {"outlines": settings.outlines, "files": contents}
         if settings.unlisted != "error":
             origin["unlisted"] = settings.unlisted
     else:
         files, code = [sam.checkpoint(settings, work / "weights")], sam.segmenter
         origin["settings"] = settings.sam.model_dump()
-        origin |= {"precision": settings.precision, "checkpoint": sha256(files[0])}
-    return origin, code, _Source(settings, study.machine, root, tuple(files))
+        contents = [sha256(files[0])]
+        origin |= {"precision": settings.precision, "checkpoint": contents[0]}
+    contents = [*contents, sha256(root / sets.INDEX)]
+    return origin, code, _Source(settings, study.machine, root, tuple(files), tuple(contents))
 
 
 @lru_cache(maxsize=1)

@@ -149,7 +149,7 @@ class LatentCoder:
         width: int,
         y_hat_base: Tensor | None = None,
         step: float = 1.0,
-        watch: Callable[[str, bytes], None] = lambda *_: None,
+        watch: Callable[[str, bytes], None] | None = None,
     ) -> Latent:
         """Read back the latent of a picture of height × width pixels, before padding, above a base
         with the same ŷ and in the same step as :meth:`encode`.  ``watch`` is told each part as it
@@ -166,7 +166,8 @@ class LatentCoder:
 
         z_symbols = z_decoder.decode(_channels(z_shape), self.z_tables).reshape(z_shape)
         z_decoder.finish()
-        watch("z", _integers(z_symbols))
+        if watch:
+            watch("z", _integers(z_symbols))
         latent = self._latent(z_symbols, y_hat_base, step, read, watch)
         y_decoder.finish()
         if not latent.in_range():
@@ -188,7 +189,7 @@ class LatentCoder:
         y_hat_base: Tensor | None,
         step: float,
         code: Callable[[int, Tensor, Tensor, Tensor], Symbols],
-        watch: Callable[[str, bytes], None] = lambda *_: None,
+        watch: Callable[[str, bytes], None] | None = None,
     ) -> Latent:
         """The latent with these ẑ, whose slices ``code`` writes or reads: q of k, μ_k, σ_k, Δ_k."""
         means, scales = self.codec.hyper_parameters(self._z_hat(z), y_hat_base)
@@ -203,8 +204,9 @@ class LatentCoder:
             y_hat_k = mu + delta * torch.from_numpy(symbols[k]).double()
             y_hat_k = y_hat_k + self.codec.latent_residual(k, support, y_hat_k)
             y_hat.append(torch.round(y_hat_k * GRID) / GRID)
-            watch(f"q {k + 1}", _integers(symbols[k]))
-            watch(f"ŷ {k + 1}", _multiples(y_hat[k]))
+            if watch:
+                watch(f"q {k + 1}", _integers(symbols[k]))
+                watch(f"ŷ {k + 1}", _multiples(y_hat[k]))
         return Latent(z, np.concatenate(symbols), torch.cat(y_hat, dim=1))
 
     def _delta(self, step: float, k: int, scale: Tensor) -> Tensor:
