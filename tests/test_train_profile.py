@@ -40,7 +40,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> params.Params:
     tenth = {"data": {"validation": 2, "test": 1}, "train": {"batch": 2, "warmup": 2}}
     for section in ("sa_icm", "lic", "fusion", "difference"):
         tenth[section] = {"steps": ceil(getattr(train, section).steps / 100)}
-    tenth["sa_icm"]["quality"] = [tenth["sa_icm"]["base"]]
+    tenth["sa_icm"]["quality"] = [train.sa_icm.base]
     tenth["lic"]["quality"] = tenth["difference"]["quality"] = ["q1"]
     tenth["fusion"]["codecs"] = {n: train.fusion.codecs[n].model_dump() for n in CODECS}
     pipeline.put(tenth, "test")
