@@ -102,7 +102,7 @@ def _watched_memory() -> Iterator[list[int]]:
     process, seen, done = psutil.Process(), [], threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.005):  # seconds between two looks
+        while not done.wait(0.02):  # seconds between two looks
             seen.append(process.memory_info().rss)
 
     seen.append(process.memory_info().rss)
