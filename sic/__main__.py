@@ -165,8 +165,8 @@ def _each(
     base = words.base or _shipped_base()
     for path in filter(None, (base, words.enhancement)):
         need_weights(path)
-    work = stream_files.Work(do, base, words.enhancement, words.device, folder)
-    stream_files.each(jobs, work, verb, words.batch, work.processes())
+    task = stream_files.Work(do, base, words.enhancement, words.device, folder)
+    stream_files.each(jobs, task, verb, words.batch, task.processes())
 
 
 def _shipped_base() -> Path:

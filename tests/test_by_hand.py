@@ -83,7 +83,6 @@ def test_bits_psnr_and_ap_by_hand_are_those_of_the_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("os.cpu_count", lambda: 1)  # processes are tested in test_work.py
     photo = annotate(MARKED, tmp_path / "photo.json")
     Path("photos").mkdir()
     shutil.copy(photo, "photos")

@@ -173,8 +173,8 @@ def _make(pieces: Sequence[Piece], params: Params, device: str) -> None:
             ours |= {operations.path: operations, piece.path: piece}
     others: dict[Path, Piece | Operations] = {p.path: p for p in pieces if p.path not in ours}
     at_once = processes(params.codec.N, device)
-    apart = ((ours, 1), (others, None))
-    for jobs, many in apart if at_once == 1 else ((ours | others, at_once),):
+    groups = [(ours, 1), (others, None)] if at_once == 1 else [(ours | others, at_once)]
+    for jobs, many in groups:
         results = {job: path for path, job in jobs.items()}
         complete(results, _content, "stream", params.machine.cluster, many)
 

@@ -25,7 +25,7 @@ from sic.masks.annotations import Annotations
 from sic.masks.records import Record, Segments, decode, describe, encode, load, read
 from sic.params import Data, GraphSegmenter, Machine, Params, Segment
 from sic.source import Root, fingerprint
-from sic.work import WORK
+from sic.work import WORK, device
 
 __all__ = ["STAND_IN", "Record", "Segments", "decode", "describe", "load", "read", "run"]
 
@@ -57,10 +57,8 @@ def run(study: Params, root: Path = sets.DATA, work: Path = WORK) -> dict[str, A
 
 def _processes(study: Params) -> int | None:
     """One where a network has a GPU of this machine to itself."""
-    import torch
-
     network = study.segment.segmenter not in (STAND_IN, PEOPLE)
-    return 1 if network and study.machine.device != "cpu" and torch.cuda.is_available() else None
+    return 1 if network and device(study.machine.device).type == "cuda" else None
 
 
 def _segment(data: Data, root: Path, source: "_Source", picture: sets.ImageRecord) -> bytes:

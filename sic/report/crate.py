@@ -4,7 +4,7 @@ left."""
 
 import json
 import mimetypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,24 @@ from sic.files import sha256
 NAME = Path("ro-crate-metadata.json")
 CITATION = Path("CITATION.cff")
 _MIT = "https://opensource.org/licenses/MIT"
+_BY_2 = "https://creativecommons.org/licenses/by/2.0/"
+_BY_4 = "https://creativecommons.org/licenses/by/4.0/"
+_APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
 _RESEARCH = "#research-use"
 #: Licences by the beginning of a path, the longest that fits; all else is the study's own.
 _LICENCES = {
     "": _MIT,
-    "data/pictures/coco": "https://creativecommons.org/licenses/by/2.0/",
-    "data/pictures/coco/instances.json": "https://creativecommons.org/licenses/by/4.0/",
+    "data/pictures/coco": _BY_2,
+    "data/pictures/coco/instances.json": _BY_4,
     "data/weights": _RESEARCH,
-    "data/weights/detector": "https://www.apache.org/licenses/LICENSE-2.0",
-    "reports": "https://creativecommons.org/licenses/by/2.0/",
+    "data/weights/detector": _APACHE,
+    "reports": _BY_2,
 }
 _NAMES = {
     _MIT: "MIT",
-    "https://creativecommons.org/licenses/by/2.0/": "CC BY 2.0",
-    "https://creativecommons.org/licenses/by/4.0/": "CC BY 4.0",
-    "https://www.apache.org/licenses/LICENSE-2.0": "Apache-2.0",
+    _BY_2: "CC BY 2.0",
+    _BY_4: "CC BY 4.0",
+    _APACHE: "Apache-2.0",
     _RESEARCH: "research use, as data/weights/README.md says",
 }
 
@@ -52,10 +55,10 @@ def metadata(files: Iterable[Path], lock: Path, date: str, packages: Iterable[st
     crate.datePublished = date
     crate.license = _licence(crate, "")
     crate.keywords = ", ".join(citation.get("keywords", []))
-    crate.creator = [_add(crate, *person) for person in _people(citation["authors"])]
+    crate.creator = [_person(crate, author) for author in citation["authors"]]
     if doi := citation.get("doi"):
         crate.root_dataset["identifier"] = f"https://doi.org/{doi}"
-    _cite(crate, citation)
+    _cite(crate, citation.get("references", []))
     inside = {}
     for path in files:
         about = _about(crate, path)
@@ -83,21 +86,17 @@ def _add(crate: ROCrate, key: str, kind: str, **properties: Any) -> ContextEntit
     return found or crate.add(ContextEntity(crate, key, properties={"@type": kind, **properties}))
 
 
-def _people(authors: Iterable[dict[str, str]]) -> Iterator[tuple[str, str]]:
-    """Name or ORCID, and kind, of each author as CITATION.cff has them."""
-    for author in authors:
-        whole = " ".join(filter(None, (author.get("given-names"), author.get("family-names"))))
-        key = author.get("orcid") or f"#{whole or author['name']}"
-        yield key, "Person" if whole else "Organization"
+def _person(crate: ROCrate, author: dict[str, str]) -> ContextEntity:
+    """An author as CITATION.cff has them, by ORCID or name."""
+    whole = " ".join(filter(None, (author.get("given-names"), author.get("family-names"))))
+    name = whole or author["name"]
+    kind = "Person" if whole else "Organization"
+    return _add(crate, author.get("orcid") or f"#{name}", kind, name=name)
 
 
-def _cite(crate: ROCrate, citation: dict[str, Any]) -> None:
-    """The papers that CITATION.cff refers to, and the names of all people."""
-    for author in citation["authors"]:
-        ((key, _),) = _people([author])
-        whole = " ".join(filter(None, (author.get("given-names"), author.get("family-names"))))
-        crate.dereference(key)["name"] = whole or author["name"]
-    for paper in citation.get("references", []):
+def _cite(crate: ROCrate, papers: Iterable[dict[str, Any]]) -> None:
+    """The papers that CITATION.cff refers to."""
+    for paper in papers:
         values = [one["value"] for one in paper.get("identifiers", [])]
         article = _add(crate, f"#{values[0] if values else paper['title']}", "ScholarlyArticle")
         article["name"] = paper["title"]
@@ -147,11 +146,10 @@ def _data(crate: ROCrate, entry: dict[str, Any], inside: dict[str, Any]) -> Any:
     data = _add(crate, key, "CreativeWork", name=path, identifier=f"md5:{entry['md5']}")
     data["license"] = _licence(crate, path)
     if path.startswith(("data/weights", "data/pictures")):
-        files = sorted(f for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else [folder]
         parts = [
             _add(crate, f"#{file.as_posix()}", "CreativeWork", **_about(crate, file))
-            for file in files
-            if file.is_file() and file != folder
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
         ]
         if parts:
             data["hasPart"] = parts

@@ -54,7 +54,7 @@ def products() -> pd.DataFrame:
 
 def commit() -> str:
     """The commit that lies here, and what differs from it; or that there is no git history."""
-    if shutil.which("git") is None or not Path(".git").exists():
+    if not _has_git():
         return "no git history here (a download)"
     found = _git("log", "-1", "--format=%H of %cs")
     if not found:
@@ -69,9 +69,12 @@ def _packages() -> list[str]:
 
 def _day() -> str:
     """The day of the commit that lies here, without git that of the last stage's lock."""
-    has_git = shutil.which("git") is not None and Path(".git").exists()
-    found = _git("log", "-1", "--format=%cs") if has_git else ""
+    found = _git("log", "-1", "--format=%cs") if _has_git() else ""
     return found or date.fromtimestamp(LOCK.stat().st_mtime).isoformat()
+
+
+def _has_git() -> bool:
+    return shutil.which("git") is not None and Path(".git").exists()
 
 
 def _git(*words: str) -> str:

@@ -20,7 +20,7 @@ from sic.stream.scalable import Reader, ScalableCodec
 
 VECTORS = Path("data/streams/vectors.zip")
 LIST = "vectors.json"  # inside
-_PICTURES: tuple[Reader, ...] = ("machine", "human")
+_PICTURES: dict[Reader, str] = {"machine": "x̂_t", "human": "x̂"}  # the stage of each
 
 
 def digest(content: bytes) -> str:
@@ -54,10 +54,9 @@ def trace(codec: ScalableCodec, stream: bytes) -> Trace:
             y_hat = below[0].y_hat if below else None
             record = (layer.z, layer.y, layer.height, layer.width)
             below.append(one.latent_coder.decode(*record, y_hat, layer.step, watch))
-        for reader in _PICTURES:
+        for reader, stage in _PICTURES.items():
             pictures[reader] = codec.decode(stream, reader)
-            name = "x̂_t" if reader == "machine" else "x̂"
-            stages[name] = digest(pictures[reader].tobytes())
+            stages[stage] = digest(pictures[reader].tobytes())
     except StreamError as error:
         return Trace(stages, pictures, str(error))
     return Trace(stages, pictures)
@@ -94,7 +93,7 @@ def _judged(
     off: list[str] = []
     for reader, picture in found.pictures.items():
         reference = images.read(folder / f"{Path(name).stem}.{reader}.png")
-        stage = "x̂_t" if reader == "machine" else "x̂"
+        stage = _PICTURES[reader]
         apart = np.abs(picture.astype(int) - reference)
         if stage in other and apart.max() <= 1:  # what section 5 allows of pictures, not of symbols
             other.remove(stage)
