@@ -2,6 +2,11 @@
 codec together.  Independent pieces of work are shared out by :mod:`sic.cluster`."""
 
 import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +65,53 @@ class Worker:
 def checkpoint(codec: str, artifacts: Path = ARTIFACTS) -> Path:
     """Where the study leaves a trained codec: `sa_icm/q3`, `lic/q1`, `fusion/m5-q2`, …."""
     return artifacts / codec / "codec.safetensors"
+
+
+def record(codec: str, folder: Path = ARTIFACTS) -> Path:
+    """Where the study keeps how a codec was made (:func:`made`): apart from it and from DVC, since
+    equal runs give equal codecs in other times."""
+    return folder / "runs" / f"{codec}.json"
+
+
+def made(codec: str, on: "torch.device", processes: int) -> dict[str, str | float]:
+    """Of a codec that this process begins to train: the commit of the code, with ``+`` if the code
+    was changed since, empty without git; the command; the device."""
+    import torch
+
+    changed = git("status", "--porcelain", "--", "sic", "notebooks")
+    command = f"python3 study.py repro {codec.replace('/', '@')}"
+    if Path(sys.argv[0]).parent.name == "sic":  # else it is a notebook's kernel
+        command = " ".join(["python -m sic", *sys.argv[1:]])
+    name = torch.cuda.get_device_name(on) if on.type == "cuda" else _processor()
+    return {
+        "commit": git("rev-parse", "--short", "HEAD") + ("+" if changed else ""),
+        "command": command,
+        "device": f"{processes} × {name}" if processes > 1 else name,
+    }
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it, else its kind; with PyTorch's threads."""
+    import torch
+
+    facts = Path("/proc/cpuinfo")
+    told = facts.read_text(encoding="utf-8") if facts.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, {(n := torch.get_num_threads())} thread{'s' if n > 1 else ''}"
+
+
+def has_git() -> bool:
+    """Whether the study's folder is a clone, and git is there to ask."""
+    return shutil.which("git") is not None and Path(".git").exists()
+
+
+def git(*words: str) -> str:
+    """What git answers in the study's folder; empty where it has no answer."""
+    if not has_git():
+        return ""
+    answer = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return "" if answer.returncode else answer.stdout.rstrip()
 
 
 def device(name: str, asked_by: str = "machine.device") -> "torch.device":

@@ -1,5 +1,6 @@
 """Shipped weights: what rounding keeps, what is refused, and that the committed set is whole."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from small import SIZES
 
-from sic import params
+from sic import files, params, work
 from sic.codec import weights
 from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
@@ -81,6 +82,27 @@ def test_cards_tell_what_each_file_is(artifacts: Path, tmp_path: Path) -> None:
     assert all("| 0.250 | 27.12 |" in row for row in rows)
     codec = weights.load(tmp_path / f"weights/{STUDY.base}.safetensors")
     assert weights.fingerprint(codec)[:16] in rows[0]
+
+
+def test_cards_tell_how_a_codec_was_made_and_nothing_of_other_weights(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    made: dict[str, object] = {"commit": "2120315+", "command": "python -m sic train sa_icm/q3"}
+    made |= {"seconds": 4512.4, "device": "AMD EPYC, 1 thread", "fingerprint": "of others"}
+    record, folder = work.record(STUDY.base, artifacts), tmp_path / "weights"
+    files.write_text(record, json.dumps(made))
+    cards = jobs.ship([STUDY.base], STUDY, artifacts, folder)
+    assert cards.read_text().endswith("| not recorded |\n")
+    made["fingerprint"] = weights.metadata(artifacts / STUDY.base / "codec.safetensors")[
+        "fingerprint"
+    ]
+    record.write_text(json.dumps(made))
+    jobs.ship([STUDY.base], STUDY, artifacts, folder)
+    told = "`python -m sic train sa_icm/q3` (2120315+, 4,512 s, AMD EPYC, 1 thread)"
+    assert cards.read_text().endswith(f"| {told} |\n")
+    leave(artifacts / OTHER, TCM(**SIZES), {"stage": "sa_icm"})
+    jobs.ship([OTHER], TWO_BASES, artifacts, folder)
+    assert told in cards.read_text(), "a later shipment takes nothing away"
 
 
 def test_every_base_is_shipped_and_second_layers_stand_on_the_named_one(

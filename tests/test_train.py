@@ -208,6 +208,8 @@ def test_a_stopped_run_continues_to_the_same_weights(photos: list[Photo], tmp_pa
 
     with pytest.raises(KeyboardInterrupt):
         loop.train(a_codec(), stopped, run, tmp_path / "parts")
+    left = newest_checkpoint(tmp_path / "parts/lic/q1" / run.fingerprint(a_codec()), CPU)
+    assert left
     continued = a_codec()
     steps: list[bool] = []
 
@@ -219,6 +221,8 @@ def test_a_stopped_run_continues_to_the_same_weights(photos: list[Photo], tmp_pa
     assert sum(steps) == 2, "steps 1 to 3 were not repeated"
     assert weights.fingerprint(continued) == weights.fingerprint(whole)
     pd.testing.assert_frame_equal(again, history)
+    assert again.attrs["seconds"] > left["made"]["seconds"] > 0, "of both parts"
+    assert again.attrs["device"].endswith(" thread")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from skimage import data
 
-from sic import images, params, pipeline
+from sic import images, params, pipeline, work
 from sic.codec import weights
 from sic.data import sets
 from sic.masks import edges, segment
@@ -88,6 +88,10 @@ def test_from_nothing_to_the_shipped_files(study: params.Params) -> None:
         assert about["fingerprint"] == trained["fingerprint"], "float16 holds what was trained"
         assert about["origin"].get("base", base) == base
         assert f"`{name}.safetensors`" in cards
+        made = json.loads(work.record(name, work.WEIGHTS).read_text())
+        assert made["fingerprint"] == about["fingerprint"]
+        assert made["seconds"] > 0
+        assert f"`python3 study.py repro {name.replace('/', '@')}` (no git, " in cards
         history = pd.read_csv(path.with_suffix(".csv"))
         assert list(history.split.unique()) == ["validation", "train"]
         assert history.step.max() == jobs.job(study, name).run.steps

@@ -7,7 +7,6 @@ changes when no number does, and equal inputs must give equal products.
 import argparse
 import json
 import platform
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -21,7 +20,7 @@ from typing import Any
 import pandas as pd
 from ruamel.yaml import YAML
 
-from sic import params
+from sic import params, work
 from sic.errors import SicError, exit_on_error
 from sic.files import replacing, sha256, write_text
 from sic.params import Params
@@ -54,12 +53,12 @@ def products() -> pd.DataFrame:
 
 def commit() -> str:
     """The commit that lies here, and what differs from it; or that there is no git history."""
-    if not _has_git():
+    if not work.has_git():
         return "no git history here (a download)"
-    found = _git("log", "-1", "--format=%H of %cs")
+    found = work.git("log", "-1", "--format=%H of %cs")
     if not found:
         return "no commit yet"
-    changed = [line[3:] for line in _git("status", "--porcelain").splitlines()]
+    changed = [line[3:] for line in work.git("status", "--porcelain").splitlines()]
     return f"{found}, with changes since in {', '.join(changed)}" if changed else found
 
 
@@ -69,21 +68,8 @@ def _packages() -> list[str]:
 
 def _day() -> str:
     """The day of the commit that lies here, without git that of the last stage's lock."""
-    found = _git("log", "-1", "--format=%cs") if _has_git() else ""
+    found = work.git("log", "-1", "--format=%cs")
     return found or date.fromtimestamp(LOCK.stat().st_mtime).isoformat()
-
-
-def _has_git() -> bool:
-    return shutil.which("git") is not None and Path(".git").exists()
-
-
-def _git(*words: str) -> str:
-    answer = _run("git", *words)
-    return answer.stdout.rstrip() if answer.returncode == 0 else ""
-
-
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def write() -> None:
@@ -168,7 +154,8 @@ def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 def status() -> dict[str, list[Any]]:
     """What DVC says of each stage that it would run, or whose products were changed by hand."""
-    answer = _run(sys.executable, "-m", "dvc", "status", "--json")
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise SicError(f"dvc status failed: {answer.stderr.strip().splitlines()[-1]}")
     found: dict[str, list[Any]] = json.loads(answer.stdout)

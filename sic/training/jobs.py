@@ -7,8 +7,9 @@ beforehand, and the stage takes up what they end with::
     dvc repro fusion@m5-q2
 """
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 
-from sic import params
+from sic import params, work
 from sic.codec import loss as losses
 from sic.codec import principal, tcm, weights
 from sic.codec.fusion import AdditionalCodec, DifferenceCodec
@@ -162,9 +163,9 @@ def _on_edges(run: Run) -> Run:
 
 
 def finish(job: Job, history: pd.DataFrame) -> None:
-    """Leave ``codec.safetensors`` and ``history.csv`` in ``artifacts/<run.name>``; the checkpoints
-    of the run are not needed any more and go.  With ``train.half`` the codec is rounded first, in
-    place."""
+    """Leave ``codec.safetensors`` and ``history.csv`` in ``artifacts/<run.name>``, and beside them,
+    in :func:`sic.work.record`, how they were made; the checkpoints of the run are not needed any
+    more and go.  With ``train.half`` the codec is rounded first, in place."""
     run, path = job.run, checkpoint(job.run.name)
     if run.settings.half:
         round_to_half(job.codec)
@@ -172,7 +173,21 @@ def finish(job: Job, history: pd.DataFrame) -> None:
     origin |= {"photos": len(run.photos), "train": run.settings.model_dump()}
     weights.save(path, job.codec, origin)
     write_text(path.with_name("history.csv"), history.to_csv(index=False, float_format="%.6g"))
+    if history.attrs:
+        _keep(work.record(run.name), history.attrs, path)
     loop.forget(run.name)
+
+
+def _keep(file: Path, made: Mapping[Any, Any], codec: Path) -> None:
+    """Write how a codec was made, with the fingerprint of the weights that this is true of."""
+    about = {**made, "fingerprint": weights.metadata(codec)["fingerprint"]}
+    write_text(file, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+
+
+def _made(file: Path, codec: Path) -> dict[str, Any]:
+    """What :func:`_keep` wrote of just these weights; empty if it did not."""
+    found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return found if found.get("fingerprint") == weights.metadata(codec)["fingerprint"] else {}
 
 
 def initial(
@@ -269,8 +284,10 @@ def ship(
         measured = last[["loss", "bpp", "psnr"]].dropna()  # no PSNR where there was no edge
         origin["validation"] = {str(key): float(value) for key, value in measured.items()}
         weights.save(folder / f"{name}.safetensors", codec, origin)
+        if made := _made(work.record(name, artifacts), source):
+            _keep(work.record(name, folder), made, folder / f"{name}.safetensors")
     cards = folder / "cards.md"
-    write_text(cards, _cards({n: p for n in known if (p := folder / f"{n}.safetensors").is_file()}))
+    write_text(cards, _cards([n for n in known if (folder / f"{n}.safetensors").is_file()], folder))
     return cards
 
 
@@ -289,14 +306,15 @@ def _check_base(source: Path, origin: dict[str, Any], shipped: Path) -> None:
         )
 
 
-def _cards(files: dict[str, Path]) -> str:
-    """One row per codec, from the metadata of its file."""
-    names = (
+def _cards(names: list[str], folder: Path) -> str:
+    """One row per codec, from the metadata of its file and the record of how it was made."""
+    head = (
         *("file", "λ", "steps", "from", "photos", "batch × crop", "learning rate", "seed"),
-        *("validation bpp", "PSNR (dB)", "parameters", "bytes", "fingerprint"),
+        *("validation bpp", "PSNR (dB)", "parameters", "bytes", "fingerprint", "made by"),
     )
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for name, path in files.items():
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name in names:
+        path = folder / f"{name}.safetensors"
         about = weights.metadata(path)
         origin, settings = about["origin"], about["origin"]["train"]
         cells = (
@@ -313,6 +331,15 @@ def _cards(files: dict[str, Path]) -> str:
             f"{sum(p.numel() for p in weights.build(about['settings']).parameters()):,}",
             f"{path.stat().st_size:,}",
             f"`{about['fingerprint'][:16]}`",
+            _by(_made(work.record(name, folder), path)),
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _by(made: Mapping[str, Any]) -> str:
+    """The cell of a card on command, commit, time and device."""
+    if not made:
+        return "not recorded"
+    where = f"{made['commit'] or 'no git'}, {made['seconds']:,.0f} s, {made['device']}"
+    return f"`{made['command']}` ({where})"

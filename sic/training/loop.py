@@ -111,7 +111,8 @@ def train(
     show: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
     """Train a codec in place, or continue a run that was stopped; returns the history: step, split
-    (train or validation), loss, bpp, psnr.
+    (train or validation), loss, bpp, psnr; its ``attrs`` say how (:func:`sic.work.made`) and in how
+    many ``seconds`` the codec was trained, and are empty if it was not.
 
     The codec comes with its initial weights, and is in eval mode on the CPU afterwards.  The state
     of an unfinished run lies in ``folder/<run.name>/<fingerprint>/``; :func:`forget` removes it
@@ -146,7 +147,9 @@ def _train(
     state = State(codec.to(joined.device), run)
     state.load(folder)
     codec.recompute(run.machine.recompute)
+    made = work.made(run.name, joined.device, joined.world_size)
     saved = time.monotonic()
+    began = saved - float(state.made.get("seconds", 0))
     if not state.history.rows:
         state.history.close(0, _validate(state, step_loss, run, joined))
     parts = iter(_parts(run, state.step, joined))
@@ -165,13 +168,16 @@ def _train(
                     show(state.history.frame())
             due = last or time.monotonic() - saved > run.machine.checkpoint_every
             if first and due:
+                state.made = made | {"seconds": round(time.monotonic() - began, 1)}
                 state.save(folder)
                 saved = time.monotonic()
     joined.barrier()
     codec.load_state_dict(state.measured.state_dict())
     codec.recompute(False)
     codec.eval().cpu()
-    return state.history.frame()
+    history = state.history.frame()
+    history.attrs.update(state.made)
+    return history
 
 
 def forget(name: str, folder: Path = Path("checkpoints")) -> None:

@@ -137,7 +137,8 @@ class History:
 
 
 class State:
-    """What changes during a run: weights and their average, optimisers, the step, the history."""
+    """What changes during a run: weights and their average, optimisers, the step, the history, and
+    how it was made (:func:`sic.work.made`), with the seconds that it took."""
 
     _PARTS = ("codec", "net", "aux", "schedule")
 
@@ -161,6 +162,7 @@ class State:
         if settings.ema:
             self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         self.step = 0
+        self.made: dict[str, str | float] = {}
         self.history = History()
 
     @property
@@ -174,7 +176,7 @@ class State:
     def save(self, folder: Path) -> None:
         """Write a checkpoint, whole or not at all."""
         content = {name: getattr(self, name).state_dict() for name in self._PARTS}
-        content |= {"step": self.step, "history": vars(self.history)}
+        content |= {"step": self.step, "made": self.made, "history": vars(self.history)}
         if self.average is not None:
             content["average"] = self.average.state_dict()
         write_checkpoint(folder, self.step, content)
@@ -188,5 +190,5 @@ class State:
             getattr(self, name).load_state_dict(content[name])
         if self.average is not None:
             self.average.load_state_dict(content["average"])
-        self.step = content["step"]
+        self.step, self.made = content["step"], content["made"]
         vars(self.history).update(content["history"])
