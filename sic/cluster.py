@@ -42,8 +42,11 @@ FEW = 8
 _AHEAD = 500
 _PATIENCE = 10.0  # seconds in which a scheduler must answer
 #: Of local workers.  A piece is handed out when a worker is free, so that a death is blamed on no
-#: other piece; and no worker counts as dead because a busy machine keeps it from answering.
+#: other piece; no worker counts as dead because a busy machine keeps it from answering; and malloc
+#: is left as it is: with Dask's setting, each tensor's memory comes anew from the system, page by
+#: page, which took half of the time of a codec's piece.
 _LOCAL = {
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.worker-ttl": None,

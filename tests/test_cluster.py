@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -78,6 +79,14 @@ def forever(folder: Path, name: str) -> bytes:
     return b""
 
 
+def faults(name: str) -> bytes:
+    """How many pages of memory 100 tensors cost, one after the other, of 1,024 pages each."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        torch.zeros(1 << 20)
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before}".encode()
+
+
 # ---- in this process ----
 
 
@@ -117,6 +126,16 @@ def test_processes_make_pieces_side_by_side(tmp_path: Path) -> None:
     assert {threads for _, threads in made[1:]} == {b"1"}
     assert names(tmp_path) == set(results)
     assert not workers()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc's malloc")
+def test_a_process_keeps_the_memory_of_its_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    results = places(tmp_path, 8)
+    complete(results, faults, "piece", processes=2)
+    assert all(int(path.read_bytes()) < 20_000 for path in results.values())
 
 
 def workers() -> list[psutil.Process]:
