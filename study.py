@@ -71,7 +71,7 @@ def main() -> None:
         become("python", "-m", "sic.report.provenance", *words)
     if words:
         become(*dvc, *words)
-    status = run(*dvc, "repro") or run("python", "-m", "sic.report.provenance")
+    status = run(*dvc) or run("python", "-m", "sic.report.provenance")
     if status == 0 and REPORT.is_file():
         say(f"the report is {REPORT.relative_to(ROOT)}")
     sys.exit(status)

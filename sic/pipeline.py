@@ -19,9 +19,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from sic import progress
+from sic.cluster import cores
 from sic.errors import STOPPED, SicError, exit_on_error
 from sic.files import replacing, write_bytes
 from sic.params import PARAMS, load
+from sic.work import processes
 
 _RESULTS = Path("results")
 _BETWEEN = 252  # DVC's exit code when it is interrupted between two stages
@@ -31,8 +33,10 @@ _OF_A_STOP = tuple(f" exited with {code}" for code in (STOPPED, -signal.SIGINT, 
 
 
 def main() -> None:
-    """Run DVC with the words of the command line and end with its exit code."""
+    """Run the study, or DVC with the words of the command line, and end with its exit code."""
     words = sys.argv[1:]
+    if not words:
+        sys.exit(everything())
     if words[:1] == ["profile"]:
         profile(words[1:])
         return
@@ -136,9 +140,30 @@ def _restore(before: Mapping[Path, bytes]) -> None:
         return
 
 
-#: The stages that train codecs, and where what each of them says is kept.
-_CODECS, _LOGS = ("sa_icm", "lic", "fusion", "difference"), Path("checkpoints/train-all")
+#: The stages that train codecs, and where what stages that run side by side say is kept.
+_CODECS, _LOGS = ("sa_icm", "lic", "fusion", "difference"), Path("checkpoints/stages")
 _DVC = (sys.executable, "-m", "dvc")
+_PAUSE = 30.0  # seconds without an end after which stages tell how far they are
+_SAID = 90  # characters that are shown of a line of theirs
+
+
+def everything() -> int:
+    """`study.py`: run what changed, and what depends on it, stages that do not need each other side
+    by side: one for each GPU, or for each core as far as there is memory.  Returns the exit code.
+
+    Where a stage fails, those that need it are left, the others end, and SicError is raised.  One
+    at a time is `dvc repro`, which also has the word if there is nothing to do.  Raises SicError as
+    :func:`run`."""
+    load()
+    places = _places()
+    # Whether a stage has to run is not known before there is the code that it depends on.
+    if len(places) > 1 and (code := run(["repro", "code"])):
+        return code
+    needs = _changed() if len(places) > 1 else {}
+    if len(needs) < 2:
+        return run(["repro"])
+    _side_by_side(needs, places)
+    return 0
 
 
 def train_all(words: list[str]) -> None:
@@ -151,20 +176,10 @@ def train_all(words: list[str]) -> None:
     if words[1:] or not all(word.isdecimal() and int(word) for word in words):
         raise SicError("train-all takes one number: how many codecs train side by side")
     load()
-    places, before = _places(*map(int, words)), _results()
-    needs = _needs()
+    places, needs = _places(*map(int, words)), _needs()
     if code := subprocess.run([*_DVC, "repro", *_needed_first(needs)]).returncode:
         sys.exit(code)
-    try:
-        failed = _train_in_order(needs, places)
-    except KeyboardInterrupt:
-        _restore(before)
-        print("sic: stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(STOPPED)
-    if failed:
-        _restore(before)
-        left = len(failed)
-        raise SicError(f"{', '.join(failed)}: {left} not trained; {_LOGS} has what they said")
+    _side_by_side(needs, places)
 
 
 def _needs() -> dict[str, set[str]]:
@@ -181,58 +196,90 @@ def _needs() -> dict[str, set[str]]:
         }
 
 
+def _changed() -> dict[str, set[str]]:
+    """The same for each stage that changed, and those that depend on it, on one another."""
+    from dvc.repo import Repo
+    from networkx import ancestors, relabel_nodes
+
+    with Repo() as repo:
+        graph = relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
+        changed = set(repo.status()) & set(graph)
+        touched = changed.union(*(ancestors(graph, name) for name in changed))
+        return {name: set(graph.successors(name)) & touched for name in graph if name in touched}
+
+
 def _needed_first(needs: Mapping[str, set[str]]) -> list[str]:
     return sorted(set[str]().union(*needs.values()) - needs.keys())
 
 
 def _places(asked: int = 0) -> list[dict[str, str]]:
-    """What the environment of each of those that train side by side adds: its GPU, or its share of
+    """What the environment of each of those that run side by side adds: its GPU, or its share of
     the threads; a person's own OMP_NUM_THREADS holds."""
     import torch
 
-    from sic.cluster import cores
-
     if gpus := torch.cuda.device_count():
         return [{"CUDA_VISIBLE_DEVICES": str(n % gpus)} for n in range(asked or gpus)]
-    many = asked or cores()
+    many = asked or processes(load().codec.N, "cpu") or cores()
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // many)))
     return many * [{"OMP_NUM_THREADS": threads}]
 
 
-def _train_in_order(needs: Mapping[str, set[str]], places: list[dict[str, str]]) -> list[str]:
-    """Train the codecs, as many side by side as there are places; return those that failed, and
-    those that were left because they build on one."""
+def _side_by_side(needs: Mapping[str, set[str]], places: list[dict[str, str]]) -> None:
+    """Run the stages as :func:`_in_order`; what was there before one that did not end well comes
+    back.  Raises SicError where one failed, and SystemExit where somebody stopped them."""
+    before = _results()
+    try:
+        failed = _in_order(needs, places)
+    except KeyboardInterrupt:
+        _restore(before)
+        print("sic: stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(STOPPED)
+    if failed:
+        _restore(before)
+        raise SicError(f"{', '.join(failed)}: {len(failed)} not made; {_LOGS} has what they said")
+
+
+def _in_order(needs: Mapping[str, set[str]], places: list[dict[str, str]]) -> list[str]:
+    """Run the stages, as many side by side as there are places; return those that failed, and those
+    that were left because they build on one."""
     order = TopologicalSorter({name: others & needs.keys() for name, others in needs.items()})
     order.prepare()
     free: SimpleQueue[dict[str, str]] = SimpleQueue()
     for place in places:
         free.put(place)
     running: dict[Future[int], str] = {}
-    trained: set[str] = set()
+    made: set[str] = set()
     pool = ThreadPoolExecutor(len(places))
     try:
-        with progress.bar(total=len(needs), desc="codecs", unit="codec") as bar:
+        with progress.bar(total=len(needs), desc="stages", unit="stage") as bar:
             while True:
-                running |= {pool.submit(_train, n, free): n for n in order.get_ready()}
+                running |= {pool.submit(_stage, n, free): n for n in order.get_ready()}
                 if not running:
-                    return [name for name in needs if name not in trained]
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    return [name for name in needs if name not in made]
+                ended = wait(running, _PAUSE, return_when=FIRST_COMPLETED).done
+                for name in () if ended else filter(None, map(running.get, running)):
+                    if said := _said(name):
+                        progress.say(f"{name}: {said[-1][:_SAID]}")
+                for done in ended:
                     name = running.pop(done)
                     if done.result():
-                        progress.say(f"sic: {name} failed; see {_log(name)}")
+                        why = [line for line in _said(name) if line.startswith("sic: ")]
+                        progress.say("\n".join([*why, f"sic: {name} failed; see {_log(name)}"]))
                         continue
                     order.done(name)
-                    trained.add(name)
+                    made.add(name)
+                    progress.say(f"{name}: done")
                     bar.update()
     finally:
-        # Ctrl-C reaches those that train as well: they end on their own.
+        # Ctrl-C reaches those that run as well: they end on their own.
         pool.shutdown(cancel_futures=True)
 
 
-def _train(name: str, free: "SimpleQueue[dict[str, str]]") -> int:
-    """Run a codec's stage in the next place that is free; its exit code."""
+def _stage(name: str, free: "SimpleQueue[dict[str, str]]") -> int:
+    """Run a stage in the next place that is free; its exit code."""
     place = free.get()
     try:
+        progress.say(f"{name}: begins")
         log = _log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
@@ -246,6 +293,14 @@ def _train(name: str, free: "SimpleQueue[dict[str, str]]") -> int:
 
 def _log(name: str) -> Path:
     return _LOGS / f"{name.replace('@', '-')}.log"
+
+
+def _said(name: str) -> list[str]:
+    """The lines that a stage has said so far; none if it waits for a place."""
+    try:
+        return _log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return []
 
 
 #: A profile is a small YAML file here with the keys in which sizes of the study differ.  DVC reads

@@ -267,7 +267,7 @@ def ran(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, .
 @pytest.mark.parametrize(
     ("words", "program"),
     [
-        ("", "python -m sic.pipeline repro; python -m sic.report.provenance"),
+        ("", "python -m sic.pipeline; python -m sic.report.provenance"),
         ("status -c", "python -m sic.pipeline status -c"),
         ("repro -s edges", "python -m sic.pipeline repro -s edges"),
         ("lab --no-browser", "jupyter lab --no-browser"),

@@ -314,7 +314,7 @@ def verify(accepting: bool = False) -> bool:
     for line in before:
         if not line.within:
             say(f"{line.what}: {line.found}")
-    if code := pipeline.run(["repro"]):
+    if code := pipeline.everything():
         raise SystemExit(code)
     provenance.write()
     found = measured(study)
