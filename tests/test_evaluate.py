@@ -1,5 +1,6 @@
 """The table of rates and distortions: every number against its definition."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -419,6 +420,26 @@ def test_the_file_of_the_table_is_read_as_it_was_written(
     read = rate_distortion.read(tmp_path / "rd.csv")
     assert list(read.image) == list(written.image)
     pd.testing.assert_frame_equal(read, written.replace({"point": {"": np.nan}}))
+
+
+def test_a_table_put_together_in_parts_is_the_same(
+    small: Study, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_distortion, "_TOGETHER", 3)
+    pd.testing.assert_frame_equal(small.run(), table)
+
+
+def test_many_rows_take_little_memory(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 340,000 in the paper's study; all have the numbers of one result here."""
+    monkeypatch.setattr(rate_distortion, "_codecs", lambda *_: iter([[coders.MeanColour()]]))
+    monkeypatch.setattr(rate_distortion, "_TOGETHER", 100)
+    names = [f"{i:012d}" for i in range(3000)]
+    tracemalloc.start()
+    try:
+        rate_distortion.evaluate(dict.fromkeys(names, small.path("a")), small.params)
+        assert tracemalloc.get_traced_memory()[1] / len(names) < 2500  # bytes a row
+    finally:
+        tracemalloc.stop()
 
 
 def test_costs_are_those_of_each_point(table: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ loss has infinite PSNR and MS-SSIM, and so have means with it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ COLUMNS = ["image", *POINT, *NUMBERS, "note"]
 #: Further columns, which differ between two runs: see :func:`costs`.
 COSTS = ["parameters", "kmac_encode", "kmac_decode"]
 COSTS += ["encode_seconds", "decode_seconds", "peak_megabytes"]
+_TOGETHER = 5000  # rows that are put into the table at a time
 #: Where the decoded pictures are left that others show, a folder for each codec and point.
 DECODED = ARTIFACTS / "decoded"
 
@@ -115,8 +117,16 @@ def evaluate(
     ]
     _make([piece for _, piece in pieces if isinstance(piece, Piece)], params, str(device))
     with replacing_folder(folder) as partial:
-        rows = [_row(name, piece, partial) for name, piece in pieces]
-    kinds = {"m": "Int64", "bit_depth": "Int64", "note": "object"}
+        rows = (_row(name, piece, partial) for name, piece in pieces)
+        parts = [_part(some) for some in iter(lambda: [*islice(rows, _TOGETHER)], [])]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _part(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of the table: as dictionaries, all 340,000 of the paper would take a gigabyte."""
+    kinds: dict[str, Any] = dict.fromkeys(COLUMNS, object)
+    kinds |= dict.fromkeys(["lmbda", *NUMBERS, *COSTS], float)
+    kinds |= dict.fromkeys(["m", "bit_depth"], "Int64")
     return pd.DataFrame(rows, columns=[*COLUMNS, *COSTS]).astype(kinds)
 
 
