@@ -9,13 +9,14 @@ the path that it has here.
 import hashlib
 import logging
 import os
+import pickle
 import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from tempfile import gettempdir
@@ -51,6 +52,7 @@ _LOCAL = {
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.worker-ttl": None,
     "distributed.comm.timeouts.tcp": "3600s",
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
 }
 
 
@@ -203,9 +205,22 @@ def _attempt(work: Callable[[K], V], piece: K) -> SicError | Callable[[], V]:
     return lambda: value
 
 
-def _in_worker(work: Callable[[K], V], place: _Place, piece: K) -> V:
+@dataclass(frozen=True)
+class _Task:
+    """Work on a piece, pickled, that is done as this is unpickled, which any worker tries: one
+    without this package could not read the message otherwise, and would drop out without a word."""
+
+    place: _Place
+    packed: bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _in_worker, (self.place, self.packed)
+
+
+def _in_worker(place: _Place, packed: bytes) -> Any:
     try:
         place.enter()
+        work, piece = pickle.loads(packed)
         return work(piece)
     except SicError as error:
         raise SicError(str(error)) from None  # errors of a kind of their own may not be pickled
@@ -221,10 +236,11 @@ def _spread(
         progress.say(f"the cluster {where} has no worker yet; waiting for the first")
     waiting, running = iter(pieces), dict[Any, tuple[Any, K]]()
     ended = as_completed(loop=client.loop)
-    do = partial(_in_worker, work, _Place.here())
+    here = _Place.here()
     while True:
         while len(running) < _AHEAD and (chunk := list(islice(waiting, _AHEAD))):
-            futures = client.map(do, chunk, pure=False, key="piece")
+            tasks = [pickle.dumps(_Task(here, pickle.dumps((work, piece)))) for piece in chunk]
+            futures = client.map(pickle.loads, tasks, pure=False, key="piece")
             running.update((f.key, (f, p)) for f, p in zip(futures, chunk, strict=True))
             ended.update(futures)
         if not running:
@@ -248,10 +264,10 @@ def _failure(future: "Future", where: str) -> SicError:
         raise SicError(
             f"the Dask scheduler {where} is gone; start it again, and run the same command to go on"
         )
-    if isinstance(error, ImportError) or "deserializ" in str(error):
+    if isinstance(error, ImportError):
         raise SicError(
-            f"a worker or the scheduler {where} cannot load the work ({_last_line(error)}); start "
-            "both with this study's .venv/bin/dask"
+            f"a worker of the Dask scheduler {where} cannot load the work ({_last_line(error)}); "
+            "start it with this study's .venv/bin/dask"
         )
     raise error
 
@@ -286,8 +302,8 @@ def _reached(address: str) -> Iterator["Client"]:
 
 
 def _check(client: "Client", address: str) -> None:
-    """Raise SicError if the scheduler or one of its workers has another Python, or no package: such
-    a worker could not even tell so, and would drop out as often as it gets work."""
+    """Raise SicError, naming the one, if the scheduler or one of the workers that are there at the
+    start has another Python, or not this package."""
     found: Any = client.get_versions(packages=["sic"])
     python, installed = _about(found["client"])
     for where, about in {address: found["scheduler"], **found["workers"]}.items():

@@ -251,10 +251,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @contextmanager
-def started(*words: str) -> Iterator[subprocess.Popen[str]]:
+def started(*words: str, program: str = "-mdask") -> Iterator[subprocess.Popen[str]]:
     """A process of Dask, as a person starts it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "dask", *words],
+        [sys.executable, program, *words],
         env=ENVIRONMENT,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -340,6 +340,30 @@ def test_a_worker_of_another_python_code_or_folder_is_one_line(
         replace(here, code="").enter()
     with pytest.raises(SicError, match=r"cannot enter /nowhere \(No such .*same path"):
         replace(here, folder="/nowhere").enter()
+
+
+WITHOUT_SIC = """
+import sys
+sys.modules["sic"] = None
+from dask.__main__ import main
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_worker_without_the_package_that_joins_later_is_one_line(
+    scheduler: tuple[str, Any], tmp_path: Path
+) -> None:
+    program = tmp_path / "without.py"
+    program.write_text(WITHOUT_SIC)
+    with (
+        parent(tmp_path / "run", "slowly", scheduler[0]) as run,
+        started("worker", scheduler[0], *WORKER, program=str(program)),
+    ):
+        *_, last = run.communicate(timeout=120)[1].splitlines()
+    assert last.startswith(f"sic: a worker of the Dask scheduler {scheduler[0]} cannot load the ")
+    assert "(No module named 'sic.cluster'; 'sic' is not a package); start it with this study's" in last
+    assert not names(tmp_path / "run")
 
 
 def test_a_scheduler_that_goes_is_one_line_and_the_run_goes_on(
