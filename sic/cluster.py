@@ -47,7 +47,6 @@ _PATIENCE = 10.0  # seconds in which a scheduler must answer
 #: is left as it is: with Dask's setting, each tensor's memory comes anew from the system, page by
 #: page, which took half of the time of a codec's piece.
 _LOCAL = {
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.worker-ttl": None,

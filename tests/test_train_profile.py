@@ -72,6 +72,8 @@ def test_from_nothing_to_the_shipped_files(study: params.Params) -> None:
     for name in sorted(study.codecs, key=lambda name: not name.startswith("lic")):
         job = jobs.job(study, name)
         starts[name] = job.start
+        linear = 1.0 if name == study.base else study.train.linear_rate
+        assert job.run.settings.linear_rate == linear, "only a base leaves the code"
         jobs.finish(job, job.train())
         if name == study.base:
             outlined = [r for r in index["train"] if int(r.name) < OUTLINED]

@@ -82,12 +82,12 @@ def job(study: params.Params, name: str) -> Job:
     if stage == "sa_icm":  # the base, with (2) on the edges
         lmbda = study.quality[item].lmbda
         codec, start = initial(lambda: TCM(**sizes), study.sa_icm, study.seed, item)
-        run = _run(name, study, study.sa_icm, start, {"lmbda": lmbda}, Path("data/edges"))
+        run = _run(name, study, study.sa_icm, {"lmbda": lmbda}, Path("data/edges"))
         return Job(codec, losses.machine_loss(lmbda), _on_edges(run), f"SA-ICM, λ = {lmbda}", start)
     if stage == "lic":  # the human LIC, with (1)
         lmbda = study.quality[item].lmbda
         codec, start = initial(lambda: TCM(**sizes), study.lic, study.seed, item)
-        run = _run(name, study, study.lic, start, {"lmbda": lmbda})
+        run = _run(name, study, study.lic, {"lmbda": lmbda})
         if start == PRINCIPAL:
             patches = Crops(run.photos, principal.PATCH, _PATCHES, study.seed)
             x = torch.stack([patches[number][0] for number in range(_PATCHES)])
@@ -104,14 +104,14 @@ def job(study: params.Params, name: str) -> Job:
         )
         _check_taken(start, study.fusion, on["base"], study.base)
         about = {"m": m, "lmbda": lmbda} | (kind if asked.residual != "none" else {}) | on
-        run = _run(name, study, study.fusion, start, about)
+        run = _run(name, study, study.fusion, about)
         title = f"{_METHODS[asked.method]}, m = {m}, λ = {lmbda}"
         return Job(codec, losses.additional_loss(base, lmbda), run, title, start)
     # The DC model, with (3), on the frozen base's picture.
     lmbda = study.quality[item].lmbda
     codec, start = initial(lambda: DifferenceCodec(**sizes), study.difference, study.seed, item)
     _check_taken(start, study.difference, on["base"], study.base)
-    run = _run(name, study, study.difference, start, {"lmbda": lmbda} | on)
+    run = _run(name, study, study.difference, {"lmbda": lmbda} | on)
     title = f"Difference codec, λ = {lmbda}"
     return Job(codec, losses.difference_loss(base, lmbda), run, title, start)
 
@@ -133,12 +133,11 @@ def _run(
     name: str,
     study: params.Params,
     stage: params.Training,
-    start: str,
     about: dict[str, Any],
     masks: Path | None = None,
 ) -> Run:
     settings = study.train
-    if start != PRINCIPAL:  # the linear code is kept for a start; a base must leave it
+    if masks:  # a base must leave the linear code, which sends the whole picture
         settings = settings.model_copy(update={"linear_rate": 1.0})
     return Run(
         name=name,
