@@ -362,7 +362,7 @@ def test_a_worker_without_the_package_that_joins_later_is_one_line(
     ):
         *_, last = run.communicate(timeout=120)[1].splitlines()
     assert last.startswith(f"sic: a worker of the Dask scheduler {scheduler[0]} cannot load the ")
-    assert "(No module named 'sic.cluster'; 'sic' is not a package); start it with this study's" in last
+    assert "(No module named 'sic.cluster'; 'sic' is not a package); start it with this" in last
     assert not names(tmp_path / "run")
 
 
