@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sic.codec.convolutions import (
     GDN,
     Conv3x3,
+    PixelShuffle,
     ResidualBlock,
     ResidualBlockUpsample,
     ResidualBlockWithStride,
@@ -141,6 +142,7 @@ STEPS: dict[type, Callable] = {
     ResidualBlockWithStride: down,
     ResidualBlockUpsample: up,
     ResidualUnit: unit,
+    PixelShuffle: lambda layer, x: F.pixel_shuffle(x, layer.upscale_factor),
 }
 
 

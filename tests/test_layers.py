@@ -10,6 +10,7 @@ from sic.codec import fast
 from sic.codec.convolutions import (
     GDN,
     Conv3x3,
+    PixelShuffle,
     ResidualBlock,
     ResidualBlockUpsample,
     ResidualBlockWithStride,
@@ -93,6 +94,26 @@ def test_values_and_gradients_are_those_of_the_plain_path(name):
         results.append([y.detach(), x.grad, *(p.grad.clone() for p in block.parameters())])
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_in_inference_layers_overwrite_their_own_maps_alone_and_change_no_bit(name, monkeypatch):
+    torch.manual_seed(1)
+    build, channels = BLOCKS[name]
+    block = double(build())
+    x = torch.randn(2, channels, 16, 24, dtype=torch.float64)
+    given = x.clone()
+    with torch.inference_mode():
+        found = block(x)
+        assert torch.equal(x, given)
+        monkeypatch.setattr(fast, "in_inference", lambda x: False)
+        assert torch.equal(found, block(x))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixels_are_shuffled_as_pytorch_does(factor):
+    x = torch.arange(2 * 5 * factor**2 * 4 * 7.0).reshape(2, -1, 4, 7)
+    assert torch.equal(PixelShuffle(factor)(x), torch.pixel_shuffle(x, factor))
 
 
 # ---- Winograd --------------------------------------------------------------------------------

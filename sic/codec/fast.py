@@ -115,14 +115,17 @@ def few_at_a_time(block: Callable[[Tensor, Kinds], Tensor], x: Tensor, kinds: Ki
         return block(x, kinds)
     step = max(TOKENS // x.shape[1], 1)
     ends = list(accumulate(count for count, _ in kinds))
-    parts = []
+    out = x
     for first, part in zip(range(0, len(x), step), x.split(step), strict=True):
         shares = (
             (min(end, first + step) - max(end - count, first), bias)
             for end, (count, bias) in zip(ends, kinds, strict=True)
         )
-        parts.append(block(part, [(count, bias) for count, bias in shares if count > 0]))
-    return torch.cat(parts)
+        done = block(part, [(count, bias) for count, bias in shares if count > 0])
+        if first == 0:
+            out = done.new_empty(x.shape)
+        out[first : first + step] = done
+    return out
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -152,8 +155,18 @@ def merged(layer: nn.Conv2d, features: Tensor, tokens: Tensor, plus: Tensor) -> 
         half.expand(len(plus), -1, -1) for half in layer.weight.flatten(1).chunk(2, dim=1)
     )
     out = torch.baddbmm(plus.flatten(2), from_map, features.flatten(2))
+    if in_inference(plus):
+        out.baddbmm_(from_tokens, tokens.flatten(1, 2).mT).add_(layer.bias[:, None])
+        return out.unflatten(2, plus.shape[2:])
     out = torch.baddbmm(out, from_tokens, tokens.flatten(1, 2).mT)
     return (out + layer.bias[:, None]).unflatten(2, plus.shape[2:])
+
+
+def in_inference(x: Tensor) -> bool:
+    """Whether x is on the CPU, no gradient is asked for, and autocast decides no dtypes.  A layer
+    may then overwrite the maps that it made itself, which saves memory and changes no bit."""
+    free = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu" and free
 
 
 def winograd_applies(x: Tensor, weight: Tensor) -> bool:
@@ -161,12 +174,10 @@ def winograd_applies(x: Tensor, weight: Tensor) -> bool:
     in float32 and without gradients, where PyTorch has NNPACK (x86-64 and ARM).  Its results differ
     by a few times what rounding to float32 does."""
     return (
-        x.device.type == "cpu"
+        in_inference(x)
         and x.dtype == weight.dtype == torch.float32
         and min(weight.shape[:2]) >= WINOGRAD_CHANNELS
         and x.shape[2] * x.shape[3] >= WINOGRAD_LEAST
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and torch._nnpack_available()
     )
 

@@ -105,10 +105,16 @@ class LatentCoder:
     """Entropy coding of a codec's latents; the codec's weights are copied, in float64."""
 
     def __init__(self, codec: TCM) -> None:
-        # A copy for the CPU, without the transforms that symbols do not depend on.
-        transforms = (codec.g_a, codec.g_s, codec.h_a)
-        bare = copy.deepcopy(codec, {id(part): nn.Identity() for part in transforms})
-        self.codec = bare.eval().requires_grad_(False).cpu().double()
+        # A copy for the CPU, without the transforms that symbols do not depend on; its parameters
+        # become float64 as they are copied, without a copy in float32 between.
+        known: dict[int, nn.Module | Tensor] = {}
+        for name, part in codec.named_children():
+            if name in ("g_a", "g_s", "h_a"):
+                known[id(part)] = nn.Identity()
+                continue
+            for p in part.parameters():
+                known[id(p)] = nn.Parameter(p.detach().to("cpu", torch.float64, copy=True))
+        self.codec = copy.deepcopy(codec, known).eval().requires_grad_(False).cpu().double()
         compose(self.codec)
         bottleneck = self.codec.entropy_bottleneck
         self.medians = bottleneck.medians.detach().reshape(1, -1, 1, 1)
