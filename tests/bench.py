@@ -349,9 +349,11 @@ def test_64_workers(benchmark):
 
 # ---- around it -------------------------------------------------------------------------------
 
+LIC = ROOT / "data/weights/lic/q1.safetensors"
 STARTS = {
     "import torch": ("-c", "import torch"),
     "import compressai": ("-c", "import compressai, compressai.models"),
+    "a codec": ("-c", f"import sic; sic.ScalableCodec.load({str(LIC)!r})"),
     "a training stage": ("-c", "from sic.training import jobs"),
     "sic info": ("-m", "sic", "info", "-h"),
 }

@@ -37,6 +37,7 @@ class LayerCodec:
     """A codec and the kind of layer that it writes and reads."""
 
     def __init__(self, codec: TCM, kind: Kind) -> None:
+        fast.keep_memory()
         self.codec = codec.eval()
         self.kind = kind
         self.weights = bytes.fromhex(weights.fingerprint(codec))[:8]
