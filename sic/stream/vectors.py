@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,9 @@ def check(path: Path = VECTORS) -> Iterator[tuple[bool, str]]:
         except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
             remedy = f"bring it back with `git checkout {VECTORS}`"
             raise SicError(f"{path} holds no test vectors ({error}); {remedy}") from None
+        load = cache(ScalableCodec.load)  # what takes the time here
         for name, about in wanted.items():
-            codec = ScalableCodec.load(folder / about["base"], folder / about["enhancement"])
+            codec = load(folder / about["base"], folder / about["enhancement"])
             stream = (folder / name).read_bytes()
             found = trace(codec, stream)
             yield _judged(name, stream, about["stages"], found, folder)
