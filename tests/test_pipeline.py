@@ -168,17 +168,20 @@ class Study:
         return self._run(sys.executable, *words)
 
     def _run(self, *command: str) -> str:
+        done = self.answer(*command)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def answer(self, *command: str) -> "subprocess.CompletedProcess[str]":
         environment = {
             **os.environ,
             "PYTHONPATH": str(self.folder),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
         }
-        done = subprocess.run(
+        return subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        return done.stdout
 
     def changed(self) -> set[str]:
         """Stages whose own inputs changed, by DVC's word: `dvc status --json` in this process."""
@@ -324,6 +327,31 @@ def test_the_bundle_opens_anywhere_and_is_refused_when_it_is_old(
     with pytest.raises(AssertionError, match=r"edges, report would run anew"):
         restored.python("-m", "sic.report.provenance", "bundle", str(tmp_path / "old.zip"))
     assert not (tmp_path / "old.zip").exists()
+
+
+def test_verify_passes_after_a_run_and_names_what_was_changed(restored: Study) -> None:
+    def outside(code: int) -> list[str]:
+        done = restored.answer(sys.executable, "-m", "sic.report.verify")
+        assert done.returncode == code, done.stdout + done.stderr
+        rows = [line for line in done.stdout.splitlines() if line.endswith("OUTSIDE")]
+        return ["  ".join(re.split(r"\s{2,}", row.strip())[:-1]) for row in rows]
+
+    restored.ran = True
+    restored.python("-m", "sic.report.verify", "--accept")
+    assert outside(0) == []
+    edited = restored.folder / "results/bd.csv"
+    content = edited.read_text()
+    edited.unlink()  # it shares its bytes with the cache
+    edited.write_text(content.replace("fusion", "difference", 1))
+    remedy = "results/bd.csv: not what the run left; made again"
+    assert outside(1) == [f"results  as the run left them  {remedy}"]
+    (restored.folder / params.load(restored.folder / "params.yaml").segment.checkpoint).write_text(
+        "!"
+    )
+    restored.edit(lambda content: content["quality"]["q2"].update(lmbda=0.03))
+    rows = outside(1)  # and, below these, whatever numbers the other λ moved
+    assert rows[0] == "params  as accepted  quality.q2.lmbda 0.03, not 0.01"
+    assert rows[1] == "weights  as accepted  data/weights/none is another file"
 
 
 def rerun_after(study: Study, *changes: tuple[str, str, str]) -> set[str]:
