@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from itertools import takewhile
@@ -156,60 +156,50 @@ def everything() -> int:
     :func:`run`."""
     load()
     places = _places()
-    # Whether a stage has to run is not known before there is the code that it depends on.
-    if len(places) > 1 and (code := run(["repro", "code"])):
-        return code
-    needs = _changed() if len(places) > 1 else {}
-    if len(needs) < 2:
+    if len(places) < 2 or not (needs := _to_run()):
         return run(["repro"])
     _side_by_side(needs, places)
     return 0
 
 
 def train_all(words: list[str]) -> None:
-    """`study.py train-all [N]`: run the stages that train codecs, N side by side, each as soon as
-    what it depends on is there; one for each GPU if N is not given, or for each core.
-
-    What others need of other stages is made first.  Where a codec fails, those that build on it are
-    left, the others are trained, and SicError is raised at the end.  The same command goes on where
-    a run was stopped."""
+    """`study.py train-all [N]`: the same for the stages that train codecs and what these need, N
+    side by side if N is given."""
     if words[1:] or not all(word.isdecimal() and int(word) for word in words):
         raise SicError("train-all takes one number: how many codecs train side by side")
     load()
-    places, needs = _places(*map(int, words)), _needs()
-    if code := subprocess.run([*_DVC, "repro", *_needed_first(needs)]).returncode:
+    _side_by_side(_to_run(_CODECS), _places(*map(int, words)))
+
+
+def _to_run(kinds: Collection[str] = ()) -> dict[str, set[str]]:
+    """By DVC's names, each stage that changed or takes a product of one that did, with those that
+    it takes products of; of some kinds (`fusion` of `fusion@m5-q1`), these and what they need."""
+    from dvc.repo import Repo
+
+    # Whether the others have to run is not known before there is the code that they depend on.
+    if code := run(["repro", "code"]):
         sys.exit(code)
-    _side_by_side(needs, places)
+    with Repo() as repo:
+        changed, found = set(repo.status()), dict[str, set[str]]()
+    needs = _needs(kinds)
+    for name in TopologicalSorter(needs).static_order():
+        if name in changed or needs[name] & found.keys():
+            found[name] = needs[name]
+    return found
 
 
-def _needs() -> dict[str, set[str]]:
-    """For each stage that trains a codec, all stages that it depends on, by DVC's names."""
+def _needs(kinds: Collection[str] = ()) -> dict[str, set[str]]:
+    """The same for all stages, whether they changed or not."""
     from dvc.repo import Repo
-    from networkx import descendants
+    from networkx import descendants, relabel_nodes
 
     with Repo() as repo:
-        graph = repo.index.graph
-        return {
-            stage.addressing: {other.addressing for other in descendants(graph, stage)}
-            for stage in graph
-            if stage.addressing.partition("@")[0] in _CODECS
-        }
-
-
-def _changed() -> dict[str, set[str]]:
-    """The same for each stage that changed, and those that depend on it, on one another."""
-    from dvc.repo import Repo
-    from networkx import ancestors, relabel_nodes
-
-    with Repo() as repo:
-        graph = relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
-        changed = set(repo.status()) & set(graph)
-        touched = changed.union(*(ancestors(graph, name) for name in changed))
-        return {name: set(graph.successors(name)) & touched for name in graph if name in touched}
-
-
-def _needed_first(needs: Mapping[str, set[str]]) -> list[str]:
-    return sorted(set[str]().union(*needs.values()) - needs.keys())
+        graph = relabel_nodes(
+            repo.index.graph, {each: each.addressing for each in repo.index.graph}
+        )
+    names = {name for name in graph if name.partition("@")[0] in kinds} if kinds else set(graph)
+    names = names.union(*(descendants(graph, name) for name in names))
+    return {name: set(graph.successors(name)) for name in graph if name in names}
 
 
 def _places(asked: int = 0) -> list[dict[str, str]]:
@@ -257,9 +247,9 @@ def _in_order(needs: Mapping[str, set[str]], places: list[dict[str, str]]) -> li
                 if not running:
                     return [name for name in needs if name not in made]
                 ended = wait(running, _PAUSE, return_when=FIRST_COMPLETED).done
-                for name in () if ended else filter(None, map(running.get, running)):
-                    if said := _said(name):
-                        progress.say(f"{name}: {said[-1][:_SAID]}")
+                for each in () if ended else filter(Future.running, running):
+                    if said := _said(running[each]):
+                        progress.say(f"{running[each]}: {said[-1][:_SAID]}")
                 for done in ended:
                     name = running.pop(done)
                     if done.result():
@@ -296,11 +286,9 @@ def _log(name: str) -> Path:
 
 
 def _said(name: str) -> list[str]:
-    """The lines that a stage has said so far; none if it waits for a place."""
-    try:
-        return _log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except FileNotFoundError:
-        return []
+    """The lines that a stage has said so far."""
+    log = _log(name)
+    return log.read_text("utf-8", "replace").strip().splitlines() if log.exists() else []
 
 
 #: A profile is a small YAML file here with the keys in which sizes of the study differ.  DVC reads

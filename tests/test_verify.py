@@ -109,7 +109,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pd.DataFrame(detected | {"m": None, "ap": [0.35, 0.24]}).to_csv(
         "results/detection.csv", index=False
     )
-    monkeypatch.setattr(pipeline, "run", lambda words: 0)
+    monkeypatch.setattr(pipeline, "everything", lambda: 0)
     monkeypatch.setattr(provenance, "write", lambda: None)
     assert verify.verify(accepting=True)
     return tmp_path
@@ -171,7 +171,7 @@ def test_an_edited_result_is_named_and_so_is_its_number(
 
 
 def test_a_failed_run_passes_its_code_on(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "run", lambda words: 7)
+    monkeypatch.setattr(pipeline, "everything", lambda: 7)
     with pytest.raises(SystemExit) as caught:
         verify.verify()
     assert caught.value.code == 7
