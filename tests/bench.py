@@ -265,11 +265,12 @@ def peak_of_large_decode(file: str) -> None:
 
 
 def report_peak(work: Callable[[], Any]) -> None:
-    """Prints the peak of this process before and after some work."""
-    import resource
+    """Prints the peak of this process before and after some work.  ``ru_maxrss`` would begin at
+    what the process held that started this one."""
 
     def peak() -> int:
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        status = Path("/proc/self/status").read_text()
+        return round(int(status.split("VmHWM:")[1].split()[0]) / 2**10)
 
     before = peak()
     work()

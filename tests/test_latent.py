@@ -148,6 +148,7 @@ def test_the_coders_networks_are_a_copy_in_float64(dtype):
     codec = fill(TCM(**SIZES), "icm").to(dtype)
     theirs = {p.untyped_storage().data_ptr() for p in codec.parameters()}
     ours = list(LatentCoder(codec).codec.parameters())
-    assert {p.dtype for p in ours} == {torch.float64} and not any(p.requires_grad for p in ours)
+    assert {p.dtype for p in ours} == {torch.float64}
+    assert not any(p.requires_grad for p in ours)
     assert theirs.isdisjoint(p.untyped_storage().data_ptr() for p in ours)
     assert {p.dtype for p in codec.parameters()} == {dtype}

@@ -105,16 +105,7 @@ class LatentCoder:
     """Entropy coding of a codec's latents; the codec's weights are copied, in float64."""
 
     def __init__(self, codec: TCM) -> None:
-        # A copy for the CPU, without the transforms that symbols do not depend on; its parameters
-        # become float64 as they are copied, without a copy in float32 between.
-        known: dict[int, nn.Module | Tensor] = {}
-        for name, part in codec.named_children():
-            if name in ("g_a", "g_s", "h_a"):
-                known[id(part)] = nn.Identity()
-                continue
-            for p in part.parameters():
-                known[id(p)] = nn.Parameter(p.detach().to("cpu", torch.float64, copy=True))
-        self.codec = copy.deepcopy(codec, known).eval().requires_grad_(False).cpu().double()
+        self.codec = _in_float64(codec).eval().requires_grad_(False)
         compose(self.codec)
         bottleneck = self.codec.entropy_bottleneck
         self.medians = bottleneck.medians.detach().reshape(1, -1, 1, 1)
@@ -228,6 +219,19 @@ class LatentCoder:
 
     def _z_hat(self, z: Symbols) -> Tensor:
         return torch.from_numpy(z).double().unsqueeze(0) + self.medians
+
+
+def _in_float64(codec: TCM) -> TCM:
+    """A copy for the CPU, without the transforms that symbols do not depend on; its parameters
+    become float64 as they are copied, without a copy in float32 between."""
+    known: dict[int, nn.Module | Tensor] = {}
+    for name, part in codec.named_children():
+        if name in ("g_a", "g_s", "h_a"):
+            known[id(part)] = nn.Identity()
+            continue
+        for p in part.parameters():
+            known[id(p)] = nn.Parameter(p.detach().to("cpu", torch.float64, copy=True))
+    return copy.deepcopy(codec, known).cpu().double()
 
 
 def _integers(symbols: Symbols) -> bytes:
