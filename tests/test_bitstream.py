@@ -256,22 +256,28 @@ def test_the_enhancement_may_be_fetched_later(fusion, encoding):
 
 def test_an_enhancement_is_written_onto_a_base_at_hand_with_the_same_bytes(codec):
     encoding = codec.encode_layers(PHOTO)
-    onto = codec.encode_onto(encoding.base.stream, PHOTO)
+    below = codec.read_base(encoding.base.stream)
+    onto = codec.encode_onto(below, PHOTO)
     assert onto.stream == encoding.enhancement.stream
     assert onto.estimated == encoding.enhancement.estimated
     np.testing.assert_array_equal(onto.latent.y_hat, encoding.enhancement.latent.y_hat)
+    x_hat = codec.decode_onto(below, encoding.stream)
+    np.testing.assert_array_equal(x_hat, codec.decode(encoding.stream, "human"))
 
 
 def test_an_enhancement_is_not_written_onto_what_is_not_its_base(fusion, encoding):
     stream = encoding.base.stream
+    below = fusion.read_base(stream)
     with pytest.raises(SicError, match="base layer is of a picture of 150×100, not of 150×99"):
-        fusion.encode_onto(stream, PHOTO[:99])
+        fusion.encode_onto(below, PHOTO[:99])
     with pytest.raises(StreamError, match="was written with the weights"):
-        ScalableCodec(fill(TCM(**SIZES), "other"), additional(3)).encode_onto(stream, PHOTO)
+        ScalableCodec(fill(TCM(**SIZES), "other"), additional(3)).read_base(stream)
     with pytest.raises(StreamError):
-        fusion.encode_onto(stream[:-1], PHOTO)
+        fusion.read_base(stream[:-1])
     with pytest.raises(SicError, match="no weights of an enhancement"):
-        ScalableCodec(base()).encode_onto(stream, PHOTO)
+        ScalableCodec(base()).encode_onto(below, PHOTO)
+    with pytest.raises(StreamError, match="another base layer than the one that was read"):
+        fusion.decode_onto(below, fusion.encode(PHOTO[:99]))
 
 
 def test_records_say_what_they_are(fusion, encoding):

@@ -305,6 +305,32 @@ def test_other_weights_and_other_pictures_are_coded_again(
     assert coded["Classical"] == points["Classical"] - missing
 
 
+def test_a_base_is_read_once_for_all_that_stands_on_it(
+    small: Study, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, asked = ScalableCodec.read_base, list[bytes]()
+    monkeypatch.setattr(ScalableCodec, "read_base", lambda s, b: asked.append(b) or read(s, b))
+    monkeypatch.setattr(coders, "_bases", {})
+    about = {"point": "q1", "lmbda": 0.005}
+
+    def make(m: int, base: coders.Learned) -> None:
+        path = Path(f"artifacts/fusion/m{m}-q1/codec.safetensors")
+        codec = coders.Learned.of(about | {"codec": "fusion", "m": m}, path, "cpu", base)
+        for photo in map(small.path, small.pictures):
+            pieces.Piece.of(photo, sha256(photo), codec).make()
+
+    path = Path("artifacts/sa_icm/q1/codec.safetensors")
+    base = coders.Learned.of(about | {"codec": "SA-ICM", "m": None}, path, "cpu")
+    make(2, base)
+    make(9, base)
+    assert len(asked) == len(set(asked)) == 2
+    monkeypatch.setattr(coders, "_KEPT", 0)
+    monkeypatch.setattr(coders, "_bases", {})
+    make(2, base)
+    make(9, base)
+    assert len(asked) == 6, "the first photo's goes when the second's is there"
+
+
 def test_a_stopped_run_goes_on_where_it_was(
     small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

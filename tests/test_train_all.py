@@ -191,7 +191,7 @@ def test_ctrl_c_ends_all_stages_and_the_same_command_goes_on(small: Path) -> Non
         assert time.monotonic() < end
         time.sleep(0.1)
     os.killpg(run.pid, signal.SIGINT)
-    told = run.communicate(timeout=60)[1]
+    told = run.communicate(timeout=300)[1]
     assert run.returncode == STOPPED, told
     assert told.endswith("sic: stopped; run the same command again to go on\n")
     assert "Traceback" not in told

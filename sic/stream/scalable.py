@@ -53,6 +53,16 @@ class Encoding:
         return self.base.stream + (self.enhancement.stream if self.enhancement else b"")
 
 
+@dataclass(frozen=True)
+class Below:
+    """A base layer that was read, for all that is written and read on it: its record, its latent,
+    and for the difference codec x̂_t, padded, (1, 3, H, W), as 8 bits have it."""
+
+    layer: Layer
+    latent: Latent
+    x_hat_t: Tensor | None
+
+
 class ScalableCodec:
     """Writes and reads streams with the weights of a base (SA-ICM, or a human LIC that stands
     alone) and, for people, of the additional or the difference codec trained on it.  Raises
@@ -213,24 +223,47 @@ class ScalableCodec:
         return rate.search(write, reached, step)
 
     @torch.inference_mode()
-    def encode_onto(self, base: bytes, image: Pixels) -> EncodedLayer:
-        """The enhancement of a picture, uint8 (H, W, 3) RGB, whose base layer was written before:
-        the bytes that :meth:`encode` would put behind it.
+    def read_base(self, stream: bytes) -> Below:
+        """The base layer in a stream, read for :meth:`encode_onto` and :meth:`decode_onto` of this
+        codec, or of another one on this base whose second layer is of the same kind.  Raises
+        StreamError as :meth:`decode`."""
+        layers = self._layers(stream, "machine")
+        with threads(self.base.codec.N):
+            (latent,) = self._read(layers)
+            shown = self.enhancement is not None and self.enhancement.kind is Kind.DIFFERENCE
+            return Below(layers[0], latent, self._x_hat_t(latent.y_hat) if shown else None)
 
-        Raises StreamError if the base is damaged or was written with other weights, and SicError if
-        it is of another size, the codec has no enhancement, or as :meth:`encode`.
+    @torch.inference_mode()
+    def encode_onto(self, below: Below, image: Pixels) -> EncodedLayer:
+        """The enhancement of a picture, uint8 (H, W, 3) RGB, whose base layer was written before
+        and read: the bytes that :meth:`encode` would put behind it.
+
+        Raises SicError if the base is of another size, the codec has no enhancement, or as
+        :meth:`encode`.
         """
         _check(image)
         if self.enhancement is None:
             raise SicError("there are no weights of an enhancement codec to encode with")
-        layers = self._layers(base, "machine")
-        size, wanted = image.shape[:2], (layers[0].height, layers[0].width)
+        size, wanted = image.shape[:2], (below.layer.height, below.layer.width)
         if size != wanted:
             sizes = "{1}×{0}, not of {3}×{2}".format(*wanted, *size)
             raise SicError(f"the base layer is of a picture of {sizes}")
         x = images.pad(images.to_tensor(image))
         with threads(self.base.codec.N):
-            return self._above(self.enhancement, x, [wanted], self._read(layers))[0](1.0)
+            return self._above(self.enhancement, x, [wanted], [below.latent], below.x_hat_t)[0](1.0)
+
+    @torch.inference_mode()
+    def decode_onto(self, below: Below, stream: bytes) -> Pixels:
+        """As :meth:`decode` for "human", of a whole stream whose base layer was read before.
+        Raises StreamError, too, if it has another base layer."""
+        base, layer = self._layers(stream, "human")
+        if base != below.layer:
+            raise StreamError("the stream has another base layer than the one that was read")
+        assert self.enhancement is not None
+        with threads(self.base.codec.N):
+            latent = self.enhancement.decode(layer, below.latent)
+            x_hat = self._x_hat(below.latent.y_hat, latent.y_hat, below.x_hat_t)
+            return images.to_uint8(images.crop(x_hat, base.height, base.width))
 
     def _above(
         self,
@@ -238,11 +271,14 @@ class ScalableCodec:
         x: Tensor,
         sizes: Sequence[tuple[int, int]],
         below: Sequence[Latent],
+        x_hat_t: Tensor | None = None,
     ) -> list[Callable[[float], EncodedLayer]]:
         """What writes, with a step, the second layers of pictures of one padded size, on the
-        latents of their bases."""
+        latents of their bases, and on x̂_t if it is known."""
         if enhancement.kind is Kind.DIFFERENCE:
-            x = x - self._x_hat_t(torch.cat([latent.y_hat for latent in below]))
+            if x_hat_t is None:
+                x_hat_t = self._x_hat_t(torch.cat([latent.y_hat for latent in below]))
+            x = x - x_hat_t
         return enhancement.writers(x, sizes, below)
 
     def decode(self, stream: bytes, layer: Reader = "machine") -> Pixels:
@@ -316,11 +352,12 @@ class ScalableCodec:
         """(5): the padded pictures for machines, as 8 bits have them, on the CPU."""
         return images.quantise(self.base.synthesise(y_hat))
 
-    def _x_hat(self, y_hat: Tensor, enhancement: Tensor) -> Tensor:
+    def _x_hat(self, y_hat: Tensor, enhancement: Tensor, x_hat_t: Tensor | None = None) -> Tensor:
         """(8), or of the difference codec x̂_t + d̂: the padded pictures for people, on the CPU."""
         assert self.enhancement is not None
         if self.enhancement.kind is Kind.DIFFERENCE:
-            return self._x_hat_t(y_hat) + self.enhancement.synthesise(enhancement)
+            x_hat_t = self._x_hat_t(y_hat) if x_hat_t is None else x_hat_t
+            return x_hat_t + self.enhancement.synthesise(enhancement)
         return self.enhancement.synthesise(fuse(y_hat, enhancement))
 
 
