@@ -162,7 +162,8 @@ def merged(layer: nn.Conv2d, features: Tensor, tokens: Tensor, plus: Tensor) -> 
     )
     out = torch.baddbmm(plus.flatten(2), from_map, features.flatten(2))
     if in_inference(plus):
-        out.baddbmm_(from_tokens, tokens.flatten(1, 2).mT).add_(layer.bias[:, None])
+        # Not baddbmm_, which sic.codec.complexity would not see.
+        torch.baddbmm(out, from_tokens, tokens.flatten(1, 2).mT, out=out).add_(layer.bias[:, None])
         return out.unflatten(2, plus.shape[2:])
     out = torch.baddbmm(out, from_tokens, tokens.flatten(1, 2).mT)
     return (out + layer.bias[:, None]).unflatten(2, plus.shape[2:])
