@@ -339,11 +339,11 @@ def test_verify_passes_after_a_run_and_names_what_was_changed(restored: Study) -
     restored.ran = True
     restored.python("-m", "sic.report.verify", "--accept")
     assert outside(0) == []
-    edited = restored.folder / "results/bd.csv"
+    edited = restored.folder / "results/rd.csv"
     content = edited.read_text()
     edited.unlink()  # it shares its bytes with the cache
     edited.write_text(content.replace("fusion", "difference", 1))
-    remedy = "results/bd.csv: not what the run left; made again"
+    remedy = "results/rd.csv: not what the run left; made again"
     assert outside(1) == [f"results  as the run left them  {remedy}"]
     (restored.folder / params.load(restored.folder / "params.yaml").segment.checkpoint).write_text(
         "!"
