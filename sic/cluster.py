@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
-from sic import progress
+from sic import memory, progress
 from sic.errors import SicError
 from sic.files import write_bytes
 
@@ -43,15 +43,12 @@ FEW = 8
 _AHEAD = 500
 _PATIENCE = 10.0  # seconds in which a scheduler must answer
 #: Of local workers.  A piece is handed out when a worker is free, so that a death is blamed on no
-#: other piece; no worker counts as dead because a busy machine keeps it from answering; and malloc
-#: is left as it is: with Dask's setting, each tensor's memory comes anew from the system, page by
-#: page, which took half of the time of a codec's piece.
+#: other piece; and no worker counts as dead because a busy machine keeps it from answering.
 _LOCAL = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.worker-ttl": None,
     "distributed.comm.timeouts.tcp": "3600s",
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
 }
 
 
@@ -219,6 +216,7 @@ class _Task:
 def _in_worker(place: _Place, packed: bytes) -> Any:
     try:
         place.enter()
+        memory.keep()
         work, piece = pickle.loads(packed)
         return work(piece)
     except SicError as error:

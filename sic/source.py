@@ -28,7 +28,7 @@ from sic.files import replacing_folder
 Root = str | ModuleType | Callable[..., Any]  # a dotted name, a module, a function or a class
 #: What decides no result: messages, how files are written and work is shared, and the reader of
 #: params.yaml, whose values count one by one.
-_FILES = ("cluster", "errors", "files", "progress", "work")
+_FILES = ("cluster", "errors", "files", "memory", "progress", "work")
 _SETTINGS = ("measuring", "params", "schema", "source")
 PLUMBING = tuple(f"sic.{name}" for name in (*_FILES, *_SETTINGS))
 

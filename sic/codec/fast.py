@@ -3,11 +3,9 @@
 Where gradients are asked for, all of them are plain PyTorch, which differentiates them.
 """
 
-import ctypes
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -22,10 +20,6 @@ WINOGRAD_PIXELS = 2**14
 #: Channels and pixels from which on it pays: it begins by transforming the weights.
 WINOGRAD_CHANNELS = 64
 WINOGRAD_LEAST = 2**10
-
-#: Names of two settings in glibc's malloc.h, and the largest value that it takes for the second.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST = 32 << 20
 
 #: Number of windows that share an attention bias, and that bias; for windows in that order.
 Kinds = Sequence[tuple[int, Tensor]]
@@ -167,17 +161,6 @@ def merged(layer: nn.Conv2d, features: Tensor, tokens: Tensor, plus: Tensor) -> 
         return out.unflatten(2, plus.shape[2:])
     out = torch.baddbmm(out, from_tokens, tokens.flatten(1, 2).mT)
     return (out + layer.bias[:, None]).unflatten(2, plus.shape[2:])
-
-
-@cache
-def keep_memory() -> None:
-    """Let this process keep the memory of freed maps of up to 32 MiB for the next ones.  By itself
-    glibc hands it back each time, and zeroed pages that it asks for anew take a tenth of the time
-    of a small codec.  Other C libraries are left as they are."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def in_inference(x: Tensor) -> bool:

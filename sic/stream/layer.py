@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sic import memory
 from sic.codec import fast, weights
 from sic.codec.fusion import AdditionalCodec
 from sic.codec.tcm import TCM
@@ -37,7 +38,7 @@ class LayerCodec:
     """A codec and the kind of layer that it writes and reads."""
 
     def __init__(self, codec: TCM, kind: Kind) -> None:
-        fast.keep_memory()
+        memory.keep()
         self.codec = codec.eval()
         self.kind = kind
         self.weights = bytes.fromhex(weights.fingerprint(codec))[:8]
