@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-import bjontegaard
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -97,6 +96,8 @@ def delta(tested: Curve, other: Curve, of: str, resamplings: int) -> Delta:
 def margins(tested: Curve, other: Curve) -> tuple[Points, Points]:
     """How much more rate the tested curve needs than the other, whose means rise as its own: 101
     qualities, evenly over those that both have, and the percent at each; negative: less."""
+    import bjontegaard  # with pyplot and SciPy's interpolation, which take a second
+
     a, b = (curve.mean(np.full(len(curve.rate), 1 / len(curve.rate))) for curve in (tested, other))
     quality = np.linspace(max(a[1][0], b[1][0]), min(a[1][-1], b[1][-1]), 101)
     _, other_log, tested_log = bjontegaard.bd_rate(
@@ -109,6 +110,8 @@ def _delta(
     tested: tuple[Points, Points], other: tuple[Points, Points], of: str
 ) -> tuple[float, float, str]:
     """Value, overlap and note of two mean curves."""
+    import bjontegaard
+
     if note := _unfit(tested, other):
         return np.nan, np.nan, note
     # What is integrated over: quality, or log rate.

@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx
 from pycocotools import mask as run_lengths
 from torch import nn
-from torchvision.models import detection, get_model, get_model_weights
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.ops import FrozenBatchNorm2d, batched_nms
 
 from sic import images
 from sic.errors import SicError
@@ -137,6 +134,8 @@ def class_names() -> tuple[str, ...]:
 
 
 def _published(detector: str) -> Any:
+    from torchvision.models import get_model_weights  # with PyTorch's compiler: three seconds
+
     return get_model_weights(detector)["COCO_V1"]
 
 
@@ -181,6 +180,8 @@ class Yolox:
 
     def __call__(self, image: Pixels) -> Detections:
         """Boxes with their likeliest class, best first.  Raises SicError if they come decoded."""
+        from torchvision.ops import batched_nms
+
         x, scale = letterbox(image, self.height, self.width)
         (output,) = self.session.run(None, {self.session.get_inputs()[0].name: x})
         if output[..., 2:4].max() > _MAX_LOG:
@@ -274,6 +275,10 @@ class Torchvision:
 
 def build(name: str, score_threshold: float) -> nn.Module:
     """A model of torchvision, with random weights, of the form that the published weights need."""
+    from torchvision.models import detection, get_model
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops import FrozenBatchNorm2d
+
     whole: dict[str, Callable[..., nn.Module]] = {
         "fasterrcnn_resnet50_fpn": detection.FasterRCNN,
         "maskrcnn_resnet50_fpn": detection.MaskRCNN,

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.integrate import trapezoid
 
 from sic.evaluation import bd
 from sic.evaluation.accuracy import PREFIX, Kind, Matches
@@ -140,6 +139,8 @@ def _mean_difference(
     tested: Callable[[Numbers], Numbers], other: Callable[[Numbers], Numbers], corners: Numbers
 ) -> float:
     """Mean of the difference of two functions that are linear between these corners."""
+    from scipy.integrate import trapezoid  # takes as long as all else here
+
     at = np.unique(corners)
     difference = tested(at) - other(at)
     return float(trapezoid(difference, at) / np.ptp(at))
