@@ -51,8 +51,9 @@ def test_a_codec_starts_from_another_of_its_size(start: TCM) -> None:
     base = made(lambda: TCM(**SIZES), stage("start.safetensors"), 0)
     difference = made(lambda: DifferenceCodec(**SIZES), stage("start.safetensors"), 0)
     for codec in (base, difference):
+        found = codec.state_dict()
         for key, tensor in start.state_dict().items():
-            assert torch.equal(codec.state_dict()[key], tensor), key
+            assert torch.equal(found[key], tensor), key
 
 
 @pytest.mark.parametrize("m", [1, 3, 5])
@@ -148,8 +149,9 @@ def test_conditional_residual_starts_from_one_without_and_from_more_slices(start
 
     first = conditional("fr.safetensors", 2)
     assert not first.condition_mean[2].weight.any()
+    found = first.state_dict()
     for key, tensor in plain.state_dict().items():
-        assert torch.equal(first.state_dict()[key], tensor), key
+        assert torch.equal(found[key], tensor), key
     fewer = conditional("cfr.safetensors", 1)
     assert torch.equal(fewer.condition_mean[2].weight, given.condition_mean[2].weight[:8])
     with pytest.raises(SicError, match=r"cfr.safetensors: of two additional codecs both or none"):

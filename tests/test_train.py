@@ -427,9 +427,11 @@ def test_two_processes_compute_what_one_does(tmp_path: Path, by: str) -> None:
     start_together(by, [str(script), str(tmp_path / "two")], environment)
     alone, together = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
     pd.testing.assert_frame_equal(alone, together, rtol=1e-6)
-    first, second = (weights.load(tmp_path / n / "codec.safetensors") for n in ("one", "two"))
-    for key, tensor in first.state_dict().items():
-        torch.testing.assert_close(second.state_dict()[key], tensor, rtol=1e-4, atol=1e-5)
+    first, second = (
+        weights.load(tmp_path / name / "codec.safetensors").state_dict() for name in ("one", "two")
+    )
+    for key, tensor in first.items():
+        torch.testing.assert_close(second[key], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(

@@ -32,7 +32,8 @@ def test_a_state_dict_tells_the_sizes(codec: TCM) -> None:
         {f"module.{k}": v for k, v in codec.state_dict().items()}
     )
     assert (ours.N, ours.M, ours.num_slices, ours.widths) == tuple(SIZES.values())
-    assert all(torch.equal(v, codec.state_dict()[k]) for k, v in ours.state_dict().items())
+    given = codec.state_dict()
+    assert all(torch.equal(v, given[k]) for k, v in ours.state_dict().items())
 
 
 def test_a_state_dict_of_another_kind_is_one_line() -> None:
