@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import SIZES
+from small import SIZES, WIDTHS
 
 from sic.codec import complexity
 from sic.codec.tcm import TCM, Widths
@@ -53,9 +53,10 @@ def test_operations_of_a_codec_follow_from_its_shapes() -> None:
 def test_operations_of_a_small_codec_are_the_same_on_either_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    computed = complexity.table_1(*SIZES.values())
+    sizes = (8, 16, 2, WIDTHS)
+    computed = complexity.table_1(*sizes)
     monkeypatch.setattr(complexity, "WINOGRAD_CHANNELS", 0)
-    pd.testing.assert_frame_equal(complexity.table_1(*SIZES.values()), computed)
+    pd.testing.assert_frame_equal(complexity.table_1(*sizes), computed)
 
 
 def test_table_1_has_the_papers_numbers_at_the_papers_size() -> None:
@@ -63,5 +64,7 @@ def test_table_1_has_the_papers_numbers_at_the_papers_size() -> None:
     assert list(table.codec) == ["base"] + 5 * ["additional"]
     millions = (table.dropna().set_index("m").parameters / 1e6).round(1)
     assert millions.to_dict() == complexity.TABLE_I
+    own = complexity.millions(128, 320, 5, Widths())
+    assert own.to_dict() == (table.dropna().set_index("m").parameters / 1e6).to_dict()
     assert table.parameters[0] == table.parameters[5], "the additional codec of all slices"
     assert table.encoder[1:].is_monotonic_increasing

@@ -25,6 +25,15 @@ def parameters(codec: TCM) -> int:
     return sum(p.numel() for p in codec.parameters())
 
 
+def millions(N: int, M: int, num_slices: int, widths: Widths) -> pd.Series:
+    """Table I's own column at any size: millions of parameters of the additional codec, by m.  To
+    count the operations as well, as :func:`table_1`, takes ten times as long."""
+    with torch.device("meta"):
+        codecs = {m: AdditionalCodec(m, N, M, num_slices, widths) for m in range(1, num_slices + 1)}
+    found = {m: parameters(codec) / 1e6 for m, codec in codecs.items()}
+    return pd.Series(found, name="parameters").rename_axis("m")
+
+
 def kmac_per_pixel(run: Callable[[], object], pixels: int) -> float:
     """Thousands of multiply-accumulates per pixel of what ``run`` does, counted by PyTorch."""
     with FlopCounterMode(display=False) as counter:

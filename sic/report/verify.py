@@ -103,7 +103,7 @@ def measured(study: Params) -> Numbers:
     table = rate_distortion.read(_RESULTS / "rd.csv")
     bought = machine.read(_RESULTS / "detection_bd.csv")
     why = pd.read_csv(_RESULTS / "why.csv", index_col="codec")
-    sizes = complexity.table_1(128, 320, 5, Widths()).dropna().set_index("m").parameters / 1e6
+    sizes = complexity.millions(128, 320, 5, Widths())
     results = Results(table, bd.read(_RESULTS / "bd.csv"), bought, why, sizes)
     found: dict[str, dict[str, Found]] = {}
     for claim in claims(results, study.sa_icm.base, study.compare.bootstrap):
