@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +283,24 @@ def test_fig_5_enlarges_the_framed_crop() -> None:
     assert (frame.get_x(), frame.get_y(), frame.get_width()) == (20, 10, 64)
     np.testing.assert_array_equal(crop.get_images()[0].get_array(), data.astronaut()[10:74, 20:84])
     assert other.get_title() == "x̂"
+
+
+def test_why_keeps_every_additional_codec_apart_by_colour_or_dashes() -> None:
+    kinds = ("m5", "fr-m5", "cfr-m5")
+    names = [f"fusion/{kind}-q{point}" for kind in kinds for point in range(3)]
+    columns = ["psnr", "psnr_decoder_has_y", "psnr_both_have_y"]
+    mean = pd.DataFrame(1.0, index=[*names, "difference/q0"], columns=columns)
+    channels = pd.DataFrame({"codec": names, "power": 1.0, "cancels": 0.5})
+    figure = figures.why(mean, channels)
+    FigureCanvasAgg(figure).draw()
+    left, right = figure.axes
+    drawn = {line.get_label(): line for line in right.get_lines() if line.get_label() in names}
+    assert list(drawn) == names
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn.values()}) == len(names)
+    assert drawn["fusion/cfr-m5-q1"].get_color() == figures.LOOKS["conditional FR"]["color"]
+    assert right.get_legend().get_window_extent().x0 >= right.get_window_extent().x1
+    labels = [tick.get_window_extent() for tick in left.get_yticklabels()]
+    assert all(above.y0 > below.y1 for above, below in pairwise(labels))
 
 
 def test_training_curves_show_both_splits() -> None:

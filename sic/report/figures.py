@@ -335,7 +335,7 @@ STYLES = {"train": "-", "validation": "--o"}
 def why(mean: pd.DataFrame, channels: pd.DataFrame) -> Figure:
     """What y in place of ŷ does to each codec's picture, and the shares of the rounding error that
     are cancelled, channel by channel; of the tables of :mod:`sic.evaluation.rounding`."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, max(4, 0.4 * len(mean))), layout="constrained")
     left, right = figure.subplots(1, 2)
     for offset, (column, label) in enumerate(
         {"psnr_decoder_has_y": "decoder alone has y", "psnr_both_have_y": "both have y"}.items()
@@ -347,14 +347,24 @@ def why(mean: pd.DataFrame, channels: pd.DataFrame) -> Figure:
     left.invert_yaxis()
     left.legend()
     known = channels.dropna(subset=["cancels"])
+    drawn = dict.fromkeys(LOOKS, 0)  # how many of each method: those at other λ have other dashes
     for name, rows in known.groupby("codec", sort=False):
         ordered = rows.sort_values("power", ascending=False)
         spent = ordered.power.cumsum() / ordered.power.sum()
-        right.plot(spent, ordered.cancels, "o-", markersize=3, label=name)
+        method = _method(str(name))
+        dashes = ("-", "--", ":", "-.")[drawn[method] % 4]
+        right.plot(spent, ordered.cancels, ms=3, ls=dashes, label=name, **LOOKS[method])
+        drawn[method] += 1
     right.set(xlabel="share of the error's power, strongest channels first", ylabel="cancelled")
     right.axhline(1, color="black", lw=0.8, ls=":")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _method(name: str) -> str:
+    """The codec in :data:`LOOKS` of an additional one by its folder, `fusion/cfr-m5-q1`."""
+    kind = Path(name).name.partition("m")[0]
+    return {"": "fusion", "fr-": "FR", "cfr-": "conditional FR"}[kind]
 
 
 def curves(history: pd.DataFrame, title: str) -> Figure:
