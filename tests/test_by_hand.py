@@ -20,15 +20,16 @@ from sic.evaluation import detection, detectors, rate_distortion
 
 ROOT = Path(__file__).parents[1]
 MARKED = ROOT / "data" / "pictures" / "coco" / "instances.json"
-BASE, ENHANCEMENT = "q3", "m5-q1"
+STUDY = params.load(ROOT / "params.yaml")
+BASE, ENHANCEMENT = STUDY.sa_icm.base, "m5-q1"
 CPU = torch.device("cpu")
 
 
 def study() -> params.Params:
     """The committed study with one codec in each layer and no other."""
-    content = params.load(ROOT / "params.yaml").model_dump(mode="json")
+    content = STUDY.model_dump(mode="json")
     content["fusion"]["codecs"] = {ENHANCEMENT: content["fusion"]["codecs"][ENHANCEMENT]}
-    content["sa_icm"] |= {"quality": [BASE], "base": BASE}
+    content["sa_icm"] |= {"quality": [BASE]}
     content["evaluate"] |= {"jpeg": [], "webp": []}
     for codec, key in (("vvc", "qp"), ("vvc_m", "qp"), ("hevc", "qp"), ("avif", "quality")):
         content["evaluate"][codec][key] = []

@@ -24,7 +24,7 @@ from sic.stream.scalable import ScalableCodec
 STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
 BASE = fill(TCM(**SIZES), "icm")
 CODECS = {
-    "sa_icm/q3": BASE,
+    STUDY.base: BASE,
     "lic/q1": fill(TCM(**SIZES), "lic"),
     "fusion/m2-q1": fill(AdditionalCodec(2, **SIZES), "ica2"),
 }
