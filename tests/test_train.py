@@ -417,18 +417,27 @@ def start_together(by: str, script: list[str], environment: dict[str, str]) -> N
         assert process.returncode == 0, error[-2000:]
 
 
+TOGETHER = Path(__file__).with_name("together.py")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process leaves, of a program that several can run."""
+    folder = tmp_path_factory.mktemp("alone")
+    one = [sys.executable, str(TOGETHER), str(folder)]
+    subprocess.run(one, env=os.environ | ONE_THREAD, check=True, timeout=300)
+    return folder
+
+
 @pytest.mark.parametrize("by", ["torchrun", "srun"])
-def test_two_processes_compute_what_one_does(tmp_path: Path, by: str) -> None:
+def test_two_processes_compute_what_one_does(alone: Path, tmp_path: Path, by: str) -> None:
     """The same global batch, so the same losses and weights, to rounding."""
-    script = Path(__file__).with_name("together.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    one = [sys.executable, str(script), str(tmp_path / "one")]
-    subprocess.run(one, env=environment, check=True, timeout=300)
-    start_together(by, [str(script), str(tmp_path / "two")], environment)
-    alone, together = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
-    pd.testing.assert_frame_equal(alone, together, rtol=1e-6)
+    start_together(by, [str(TOGETHER), str(tmp_path)], os.environ | ONE_THREAD)
+    one, two = (pd.read_csv(folder / "history.csv") for folder in (alone, tmp_path))
+    pd.testing.assert_frame_equal(one, two, rtol=1e-6)
     first, second = (
-        weights.load(tmp_path / name / "codec.safetensors").state_dict() for name in ("one", "two")
+        weights.load(folder / "codec.safetensors").state_dict() for folder in (alone, tmp_path)
     )
     for key, tensor in first.items():
         torch.testing.assert_close(second[key], tensor, rtol=1e-4, atol=1e-5)
