@@ -99,6 +99,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     weights = params.load().lic.init
     Path(weights).mkdir(parents=True)
     Path(weights, "q1.safetensors").write_bytes(b"weights")
+    Path(weights, "q1.csv").write_text("step,split,loss,bpp,psnr\n")
     Path("results").mkdir()
     table = results()
     table.to_csv("results/rd.csv", index=False)
@@ -152,6 +153,9 @@ def test_swapped_weights_are_named(study: Path, capsys: pytest.CaptureFixture[st
     file.write_bytes(b"others")
     (line,) = outside(capsys)
     assert re.search(rf"weights .*{re.escape(str(file))} is another file", line)
+    file.write_bytes(b"weights")
+    file.with_suffix(".csv").write_text("step\n")
+    assert verify.verify(), "a history is no weights"
 
 
 def test_an_edited_result_is_named_and_so_is_its_number(
