@@ -19,6 +19,8 @@ from sic.training import jobs
 from sic.training.jobs import AnyCodec
 from sic.work import checkpoint
 
+LAMBDA = 0.0025, 0.005, 0.01, 0.02  # of q0, q1, …
+
 
 def a_codec(seed: int = 0) -> TCM:
     torch.manual_seed(seed)
@@ -163,11 +165,12 @@ def test_conditional_residual_starts_from_one_without_and_from_more_slices(start
 
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> params.Params:
-    """A study of the tests' tiny codec and two bases, in a folder with no photos and the base on
-    which the second layers stand."""
+    """A study of the tests' tiny codec, two bases and λ of its own, in a folder with no photos and
+    the base on which the second layers stand."""
     committed = params.load(Path(__file__).parents[1] / "params.yaml")
     bases = committed.sa_icm.model_copy(update={"quality": ["q1", "q3"], "base": "q3"})
-    here = committed.model_copy(update={"sa_icm": bases})
+    points = {f"q{k}": params.Point(lmbda=lmbda) for k, lmbda in enumerate(LAMBDA)}
+    here = committed.model_copy(update={"sa_icm": bases, "quality": points})
     w = SIZES["widths"]
     sizes = {k: SIZES[k] for k in ("N", "M", "num_slices")} | vars(w)
     scratch = {"init": "data/weights/scratch"}
