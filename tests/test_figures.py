@@ -290,13 +290,16 @@ def test_why_keeps_every_additional_codec_apart_by_colour_or_dashes() -> None:
     names = [f"fusion/{kind}-q{point}" for kind in kinds for point in range(3)]
     columns = ["psnr", "psnr_decoder_has_y", "psnr_both_have_y"]
     mean = pd.DataFrame(1.0, index=[*names, "difference/q0"], columns=columns)
-    channels = pd.DataFrame({"codec": names, "power": 1.0, "cancels": 0.5})
+    weak = pd.DataFrame({"codec": names, "power": 0.01, "cancels": -9.0})
+    strong = pd.DataFrame({"codec": names, "power": 1.0, "cancels": 0.5})
+    channels = pd.concat([weak, strong])
     figure = figures.why(mean, channels)
     FigureCanvasAgg(figure).draw()
     left, right = figure.axes
     drawn = {line.get_label(): line for line in right.get_lines() if line.get_label() in names}
     assert list(drawn) == names
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn.values()}) == len(names)
+    assert all(list(line.get_ydata()) == [0.5] for line in drawn.values()), "not what is next to 0"
     assert drawn["fusion/cfr-m5-q1"].get_color() == figures.LOOKS["conditional FR"]["color"]
     assert right.get_legend().get_window_extent().x0 >= right.get_window_extent().x1
     labels = [tick.get_window_extent() for tick in left.get_yticklabels()]

@@ -347,24 +347,18 @@ def why(mean: pd.DataFrame, channels: pd.DataFrame) -> Figure:
     left.invert_yaxis()
     left.legend()
     known = channels.dropna(subset=["cancels"])
-    drawn = dict.fromkeys(LOOKS, 0)  # how many of each method: those at other λ have other dashes
+    dashes = {method: cycle(("-", "--", ":", "-.")) for method in LOOKS}  # one for each λ
     for name, rows in known.groupby("codec", sort=False):
         ordered = rows.sort_values("power", ascending=False)
         spent = ordered.power.cumsum() / ordered.power.sum()
-        method = _method(str(name))
-        dashes = ("-", "--", ":", "-.")[drawn[method] % 4]
-        right.plot(spent, ordered.cancels, ms=3, ls=dashes, label=name, **LOOKS[method])
-        drawn[method] += 1
-    right.set(xlabel="share of the error's power, strongest channels first", ylabel="cancelled")
+        strong = spent.shift(fill_value=0) < 0.9  # of an error next to 0 a regression tells nothing
+        method = {"m": "fusion", "f": "FR", "c": "conditional FR"}[Path(str(name)).name[0]]
+        look = {"ls": next(dashes[method]), "ms": 3, "label": name, **LOOKS[method]}
+        right.plot(spent[strong], ordered.cancels[strong], **look)
+    right.set(xlabel="share of the error's power, the strongest 90 %", ylabel="cancelled")
     right.axhline(1, color="black", lw=0.8, ls=":")
     right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-def _method(name: str) -> str:
-    """The codec in :data:`LOOKS` of an additional one by its folder, `fusion/cfr-m5-q1`."""
-    kind = Path(name).name.partition("m")[0]
-    return {"": "fusion", "fr-": "FR", "cfr-": "conditional FR"}[kind]
 
 
 def curves(history: pd.DataFrame, title: str) -> Figure:
