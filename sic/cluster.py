@@ -43,12 +43,13 @@ FEW = 8
 _AHEAD = 500
 _PATIENCE = 10.0  # seconds in which a scheduler must answer
 #: Of local workers.  A piece is handed out when a worker is free, so that a death is blamed on no
-#: other piece; and no worker counts as dead because a busy machine keeps it from answering.
+#: other piece; no worker counts as dead as it is too busy to answer; nobody reads Dask's profile.
 _LOCAL = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.worker-ttl": None,
     "distributed.comm.timeouts.tcp": "3600s",
+    "distributed.worker.profile.enabled": False,
 }
 
 
