@@ -28,6 +28,8 @@ from sic.schema import (
 )
 
 PARAMS = Path("params.yaml")
+#: How the name of an additional codec begins, by its method.
+PREFIXES = {"fusion": "", "FR": "fr-", "conditional FR": "cfr-"}
 
 
 class Data(Section):
@@ -203,8 +205,7 @@ class FusionCodec(Section):
     @property
     def name(self) -> str:
         """``m5-q2``, ``fr-m5-q2`` with feature residual, ``cfr-m5-q2`` with a condition, too."""
-        kind = {"fusion": "", "FR": "fr-", "conditional FR": "cfr-"}[self.method]
-        return f"{kind}m{self.m}-{self.quality}"
+        return f"{PREFIXES[self.method]}m{self.m}-{self.quality}"
 
     @property
     def method(self) -> str:

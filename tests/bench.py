@@ -337,7 +337,7 @@ def test_empty_pieces(benchmark, tmp_path):
 @pytest.mark.benchmark(group="3,000 pieces of 0.2 s, 64 workers", timer=time.perf_counter)
 def test_64_workers(benchmark):
     """What is reached of the time in which 64 workers could do it, all in this one process, and the
-    scheduler, too: 0.78 on an AMD EPYC, where 0.9 is aimed at."""
+    scheduler, too: 0.9 is aimed at, and 0.78 was reached on an AMD EPYC."""
     many = {"n_workers": 64, "threads_per_worker": 1, "processes": False}
     with (
         config.set(cluster._LOCAL),
@@ -347,7 +347,7 @@ def test_64_workers(benchmark):
         pieces = cluster._spread(client, "here", [0.2] * 3_000, time.sleep)
         benchmark.pedantic(list, args=(pieces,), rounds=1)
     benchmark.extra_info["of_ideal"] = 0.2 * 3_000 / 64 / benchmark.stats.stats.total
-    assert benchmark.extra_info["of_ideal"] >= 0.6
+    assert benchmark.extra_info["of_ideal"] >= 0.9
 
 
 # ---- around it -------------------------------------------------------------------------------

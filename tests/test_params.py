@@ -20,6 +20,7 @@ from sic.params import Params, load
 from sic.pipeline import apply
 
 ROOT = Path(__file__).parents[1]
+BASE = load(ROOT / "params.yaml").sa_icm.base
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 
 
@@ -167,6 +168,7 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
         ),
         ("sa_icm.base", "q9", "sa_icm: base names q9, which is not trained: quality"),
         ("sa_icm.quality", [], "sa_icm.quality: too few entries"),
+        ("sa_icm.quality", [BASE, "q9"], "sa_icm.quality names q9, which `quality` does not have"),
         ("lic.quality", ["q1", "q9"], "lic.quality names q9, which `quality` does not have"),
         ("sa_icm.lmbda", 0.02, "unknown key sa_icm.lmbda; remove it"),
         ("sa_icm.steps", 1.5, "sa_icm.steps: input should be a valid integer, not 1.5"),

@@ -30,8 +30,7 @@ def millions(N: int, M: int, num_slices: int, widths: Widths) -> pd.Series:
     count the operations as well, as :func:`table_1`, takes ten times as long."""
     with torch.device("meta"):
         codecs = {m: AdditionalCodec(m, N, M, num_slices, widths) for m in range(1, num_slices + 1)}
-    found = {m: parameters(codec) / 1e6 for m, codec in codecs.items()}
-    return pd.Series(found, name="parameters").rename_axis("m")
+    return pd.Series(codecs, name="parameters").map(parameters).rename_axis("m") / 1e6
 
 
 def kmac_per_pixel(run: Callable[[], object], pixels: int) -> float:

@@ -19,6 +19,7 @@ from sic.anchors import classical
 from sic.evaluation.bd import LAYERED, RESIDUAL
 from sic.files import replacing
 from sic.images import Pixels
+from sic.params import PREFIXES
 from sic.report.page import literal
 
 #: One look per codec in every figure: colours that the colour-blind tell apart, too, most of them
@@ -347,14 +348,13 @@ def why(mean: pd.DataFrame, channels: pd.DataFrame) -> Figure:
     left.invert_yaxis()
     left.legend()
     known = channels.dropna(subset=["cancels"])
-    dashes = {method: cycle(("-", "--", ":", "-.")) for method in LOOKS}  # one for each λ
+    looks = {start: (LOOKS[of], cycle(("-", "--", ":", "-."))) for of, start in PREFIXES.items()}
     for name, rows in known.groupby("codec", sort=False):
         ordered = rows.sort_values("power", ascending=False)
         spent = ordered.power.cumsum() / ordered.power.sum()
         strong = spent.shift(fill_value=0) < 0.9  # of an error next to 0 a regression tells nothing
-        method = {"m": "fusion", "f": "FR", "c": "conditional FR"}[Path(str(name)).name[0]]
-        look = {"ls": next(dashes[method]), "ms": 3, "label": name, **LOOKS[method]}
-        right.plot(spent[strong], ordered.cancels[strong], **look)
+        look, dashes = looks[Path(str(name)).name.partition("m")[0]]
+        right.plot(spent[strong], ordered.cancels[strong], next(dashes), ms=3, label=name, **look)
     right.set(xlabel="share of the error's power, the strongest 90 %", ylabel="cancelled")
     right.axhline(1, color="black", lw=0.8, ls=":")
     right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
