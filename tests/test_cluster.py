@@ -276,7 +276,7 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         yield about.read_text().split('"address": "')[1].partition('"')[0], process
 
 
-WORKER = ("--nworkers", "1", "--nthreads", "1", "--no-dashboard")
+WORKER = ("--nworkers", "1", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard")
 
 
 def test_workers_started_by_hand_make_the_pieces(
@@ -298,7 +298,7 @@ def test_workers_started_by_hand_make_the_pieces(
 def test_a_worker_with_two_threads_is_one_line(scheduler: tuple[str, Any], tmp_path: Path) -> None:
     line = r"^the Dask worker on \S+ has 2 threads; start it with --nthreads 1$"
     with (
-        started("worker", scheduler[0], "--nworkers", "1", "--nthreads", "2", "--no-dashboard"),
+        started("worker", scheduler[0], *WORKER, "--nthreads", "2"),
         pytest.raises(SicError, match=line),
     ):
         complete(places(tmp_path / "made", 3), who_made_it, "piece", scheduler[0])
