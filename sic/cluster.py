@@ -20,6 +20,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 from tempfile import gettempdir
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
@@ -42,6 +43,11 @@ FEW = 8
 #: each would cost it 7 ms.
 _AHEAD = 500
 _PATIENCE = 10.0  # seconds in which a scheduler must answer
+#: What a cluster has whose workers are in these states, and nothing goes on.
+_IDLE = {
+    frozenset[str](): "no worker yet; waiting for the first",
+    frozenset({"paused"}): "no worker with memory left; start them with --memory-limit 0",
+}
 #: Of local workers.  A piece is handed out when a worker is free, so that a death is blamed on no
 #: other piece; no worker counts as dead as it is too busy to answer; nobody reads Dask's profile.
 _LOCAL = {
@@ -111,7 +117,7 @@ def each(
     address = os.environ.get("DASK_SCHEDULER_ADDRESS") or cluster
     processes = processes or cores()
     if pieces and address:
-        with _reached(address) as client:
+        with _reached(address) as client, _watched(client, address):
             yield from _spread(client, address, pieces, work)
     elif len(pieces) < FEW or processes < 2:
         yield from ((piece, _attempt(work, piece)) for piece in pieces)
@@ -230,8 +236,6 @@ def _spread(
     """As :func:`each`, by a cluster's workers, of which there may be none yet."""
     from distributed import as_completed
 
-    if not client.nthreads():
-        progress.say(f"the cluster {where} has no worker yet; waiting for the first")
     waiting, running = iter(pieces), dict[Any, tuple[Any, K]]()
     ended = as_completed(loop=client.loop)
     here = _Place.here()
@@ -299,6 +303,29 @@ def _reached(address: str) -> Iterator["Client"]:
             client.close(timeout=2)
 
 
+@contextmanager
+def _watched(client: "Client", address: str) -> Iterator[None]:
+    """Say in a line why no worker takes a piece, which Dask waits for without a word."""
+    over = Event()
+
+    def watch() -> None:
+        said = None
+        while not over.is_set():
+            with suppress(Exception):  # the one who waits is told of a scheduler that is gone
+                workers = client.scheduler_info()["workers"].values()
+                why = _IDLE.get(frozenset(about["status"] for about in workers))
+                if why and why != said:
+                    progress.say(f"the cluster {address} has {why}")
+                said = why
+            over.wait(_PATIENCE)
+
+    Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
 def _check(client: "Client", address: str) -> None:
     """Raise SicError, naming the one, if the scheduler or one of the workers that are there at the
     start has another Python, or not this package."""
@@ -313,8 +340,8 @@ def _check(client: "Client", address: str) -> None:
 
 def _about(versions: dict[str, Any]) -> tuple[str, bool]:
     """Python's version, and whether the package is installed."""
-    major, minor, *_ = versions["host"]["python"].split(".")
-    return f"{major}.{minor}", versions["packages"].get("sic") is not None
+    python = ".".join(versions["host"]["python"].split(".")[:2])
+    return python, versions["packages"].get("sic") is not None
 
 
 @contextmanager
@@ -365,10 +392,8 @@ def _hush() -> None:
 
 def _sweep(results: Iterable[Path]) -> None:
     """Remove what killed workers left of results that are there now."""
-    folders: dict[Path, set[str]] = {}
-    for path in results:
-        folders.setdefault(path.parent, set()).add(path.name)
-    for folder, names in folders.items():
+    there = set(results)
+    for folder in {path.parent for path in there}:
         for left in folder.glob(".*.part"):
-            if left.name[1:].rsplit(".", 2)[0] in names:
+            if folder / left.name[1:].rsplit(".", 2)[0] in there:
                 left.unlink(missing_ok=True)

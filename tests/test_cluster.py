@@ -295,6 +295,31 @@ def test_workers_started_by_hand_make_the_pieces(
             complete({"wrong": Path("wrong")}, who_made_it, "piece")
 
 
+def test_workers_that_take_no_piece_are_one_line(
+    scheduler: tuple[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker pauses when 80 % of its memory are in use, here with a piece or two in hand."""
+    address, _ = scheduler
+    results = places(tmp_path / "made", 20)
+    said: list[str] = []
+    monkeypatch.setattr(cluster.progress, "say", said.append)
+    run = threading.Thread(target=complete, args=(results, slowly, "piece", address), daemon=True)
+    run.start()
+    wait_for(lambda: said)
+    with started("worker", address, *WORKER, "--no-nanny", "--memory-limit", "60MB"):
+        wait_for(lambda: len(said) == 2)
+        assert not all(path.exists() for path in results.values())
+    with started("worker", address, *WORKER):
+        run.join(timeout=120)
+    assert all(path.exists() for path in results.values())
+    assert said[:2] == [
+        f"the cluster {address} has no worker yet; waiting for the first",
+        f"the cluster {address} has no worker with memory left; start them with --memory-limit 0",
+    ]
+
+
 def test_a_worker_with_two_threads_is_one_line(scheduler: tuple[str, Any], tmp_path: Path) -> None:
     line = r"^the Dask worker on \S+ has 2 threads; start it with --nthreads 1$"
     with (
