@@ -213,9 +213,11 @@ CITED = {
     "From m = 3 on PSNR hardly rises": ["m = 1 costs PSNR", "m ≥ 3 costs"],
     "The base is a layer for machines": ["has few bits and a poor picture"],
     "For a detector (YOLOX-nano)": [
-        *("needs fewer bits than VVC at equal AP", "JPEG, boxes", "original", "SA-ICM q"),
+        *("needs fewer bits than VVC at equal AP", "LIC, boxes", "JPEG, boxes", "original"),
+        "SA-ICM q",
     ],
     "By its additional bits, fusion needs fewer bits than VVC": ["VVC, additional bits"],
+    "Since the paper: feature residual": ["feature residual (FR)", "conditional FR"],
     "When the base's bits count as well, it needs": ["LIC, all bits"],
     "which gains": ["fusion/m5"],
 }
