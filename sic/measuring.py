@@ -80,4 +80,8 @@ class Detect(Section):
     root: str | None
     annotations: str
     images: Number
+    # Not a list: settings are keys of a cache.
+    lic_steps: Annotated[
+        tuple[Annotated[float, Field(gt=1, le=16)], ...], Field(strict=False), Once
+    ]
     score_threshold: Annotated[float, Field(ge=0, lt=1)]

@@ -118,7 +118,7 @@ def study(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any
     content["difference"]["quality"] = ["q1"]
     content["fusion"]["codecs"] = {"m2-q1": {"m": 2, "quality": "q1"}}
     content["detect"] |= {"detector": "yolox", "weights": "detector.onnx", "root": "photos"}
-    content["detect"] |= {"annotations": "boxes.json"} | (detect_values or {})
+    content["detect"] |= {"annotations": "boxes.json", "lic_steps": [2]} | (detect_values or {})
     content["evaluate"] |= {"jpeg": [5, 90], "webp": [], "jpeg_xl": {"effort": 7, "distance": []}}
     for codec, key in (("vvc", "qp"), ("vvc_m", "qp"), ("hevc", "qp"), ("avif", "quality")):
         content["evaluate"][codec][key] = []
@@ -155,6 +155,7 @@ def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
     assert compared[["tested", "point", "other"]].to_numpy().tolist() == [
         ["SA-ICM", "q3", "LIC"],
         ["SA-ICM", "q3", "JPEG"],
+        ["LIC", "", "JPEG"],
     ]
     assert list(table.columns) == detection.COLUMNS
     assert list(classes.columns) == detection.CLASS_COLUMNS
@@ -165,6 +166,7 @@ def test_there_is_a_row_for_originals_each_trained_codec_and_each_setting(
         ("fusion", "q1"),
         ("JPEG", "5"),
         ("JPEG", "90"),
+        ("LIC", "q1 step 2"),
     ]
     assert set(table.images) == {2}
     rows = table.set_index(["codec", "point"])
@@ -194,6 +196,7 @@ def test_the_detector_sees_what_readers_get_and_rates_are_what_they_read(
     base = "artifacts/sa_icm/q3/codec.safetensors"
     codec = ScalableCodec.load(base, "artifacts/fusion/m2-q1/codec.safetensors")
     streams = [codec.encode(image) for image in files]
+    coarser = [ScalableCodec.load(base).encode(image, step=2) for image in files]
     jpeg = next(a for a, _ in cached.find(study().evaluate)[0] if a.setup.codec == "JPEG")
     expected = [
         *files,
@@ -201,6 +204,7 @@ def test_the_detector_sees_what_readers_get_and_rates_are_what_they_read(
         *(ScalableCodec.load(base).decode(s, "machine") for s in streams),  # the LIC is the base
         *(codec.decode(s, "human") for s in streams),
         *(cached.code(jpeg, q, image).x_hat for q in (5, 90) for image in files),
+        *(ScalableCodec.load(base).decode(s, "machine") for s in coarser),
     ]
     assert len(looks.seen) == len(expected)
     for seen, wanted in zip(looks.seen, expected, strict=True):
@@ -209,14 +213,32 @@ def test_the_detector_sees_what_readers_get_and_rates_are_what_they_read(
     assert bpp["fusion", "q1"] == pytest.approx(np.mean([8 * len(s) / (90 * 130) for s in streams]))
     assert bpp["SA-ICM", "q3"] < bpp["fusion", "q1"]
     assert bpp["SA-ICM", "q3"] == bpp["LIC", "q1"]
+    assert bpp["LIC", "q1 step 2"] == pytest.approx(
+        np.mean([8 * len(s) / (90 * 130) for s in coarser])
+    )
+    assert bpp["LIC", "q1 step 2"] < bpp["LIC", "q1"]
 
 
 def few(detect_values: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Params:
     """Originals, the base and a JPEG."""
-    chosen = study(detect_values, evaluate={"jpeg": [90]}, **sections)
+    chosen = study({"lic_steps": []} | (detect_values or {}), evaluate={"jpeg": [90]}, **sections)
     lic = chosen.lic.model_copy(update={"quality": []})
     fusion = chosen.fusion.model_copy(update={"codecs": {}})
     return chosen.model_copy(update={"lic": lic, "fusion": fusion})
+
+
+def test_larger_steps_are_of_the_lic_at_the_lowest_lambda(folder: Path) -> None:
+    """Its curve is to come down to the bases' accuracy, and no other point of it is as low."""
+    shutil.copytree("artifacts/lic/q1", "artifacts/lic/q0")
+    chosen = study({"lic_steps": [4, 2]}, lic={"quality": ["q1", "q0"]})
+    pictures = {name: Path("photos") / name for name in BOXES}
+    table = rate_distortion.coarser(pictures, chosen, CPU, folder / "decoded")
+    assert set(zip(table.codec, table.point, table.lmbda, strict=True)) == {
+        ("LIC", "q0 step 4", chosen.quality["q0"].lmbda),
+        ("LIC", "q0 step 2", chosen.quality["q0"].lmbda),
+    }
+    bpp = table.groupby("point").bpp.mean()
+    assert bpp["q0 step 4"] < bpp["q0 step 2"]
 
 
 def test_only_what_changed_is_looked_at_again(folder: Path, looks: Looks) -> None:
@@ -356,6 +378,19 @@ def test_of_the_study_s_own_test_photos_nothing_is_coded_again(
         assert images.psnr(original, seen) == pytest.approx(row.psnr, abs=1e-4)
         assert table.set_index("codec").bpp[codec] == row.bpp
     assert table.set_index("codec").point["JPEG"] == "90"
+
+
+def test_the_lic_in_larger_steps_is_coded_for_the_study_s_own_photos_too(
+    folder: Path, own: Params, looks: Looks
+) -> None:
+    """`evaluate` has left none of these pictures, and its folder of pictures stays as it is."""
+    left = sorted(Path("artifacts/decoded").rglob("*"))
+    stepped = own.detect.model_copy(update={"lic_steps": (2.0,)})
+    lic = own.lic.model_copy(update={"quality": ["q1"]})
+    table, _ = run(own.model_copy(update={"detect": stepped, "lic": lic}))
+    assert table.codec.tolist() == ["original", "SA-ICM", "JPEG", "LIC"]
+    assert table.point.tolist()[-1] == "q1 step 2"
+    assert sorted(Path("artifacts/decoded").rglob("*")) == left
 
 
 def test_what_evaluate_has_not_left_is_one_line(folder: Path, own: Params, looks: Looks) -> None:

@@ -2,7 +2,7 @@
 classical ones, VVC+M, and the mean colour.  ``about`` is what the rows of each begin with."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ _RGB = {"chroma": "4:4:4", "bit_depth": 8, "colour": "RGB"}
 @dataclass(frozen=True, eq=False)
 class Learned:
     """A codec of the study: the checkpoints of its layers, the lowest first, their fingerprints,
-    the device of the transforms, and the codec of the layer below where there is one.
+    the device of the transforms, the codec of the layer below where there is one, and of one layer
+    the quantisation step.
 
     Its rows have the rates of all layers, and what it takes to write and to read them; the picture
     is that for people, and x̂_t where there is one layer."""
@@ -40,6 +41,7 @@ class Learned:
     weights: tuple[str, ...]
     device: str
     base: "Learned | None" = None
+    step: float = 1.0
     shown: bool = True
 
     @classmethod
@@ -53,10 +55,15 @@ class Learned:
         version = f"weights {'+'.join(each[:16] for each in prints)}"
         return cls({**point, "version": version, **_RGB}, layers, prints, device, base)
 
+    def in_steps(self, step: float) -> "Learned":
+        """The codec of one layer in another quantisation step."""
+        point = {"point": f"{self.about['point']} step {step:g}"}
+        return replace(self, about=self.about | point, step=step)
+
     @property
     def recipe(self) -> list[str]:
-        """The weights, and the kind of device, which rounds in its own way."""
-        return [*self.weights, self.device.partition(":")[0]]
+        """The weights, the kind of device, which rounds in its own way, and the step."""
+        return [*self.weights, self.device.partition(":")[0], str(self.step)]
 
     def load(self) -> ScalableCodec:
         """The codec, kept until another one is asked for."""
@@ -69,7 +76,7 @@ class Learned:
         if below:
             return self._code_onto(codec, below, image)
         with complexity.measure(self.device) as writing:
-            layer = codec.encode_layers(image).base
+            layer = codec.encode_layers(image, self.step).base
         with complexity.measure(self.device) as reading:
             x_hat = codec.decode(layer.stream)
         numbers = _numbers(layer, image, writing, reading)

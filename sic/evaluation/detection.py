@@ -172,25 +172,26 @@ def _annotation_file(study: Params) -> Path:
 def _decoded(
     study: Params, files: Mapping[Picture, Path], device: torch.device
 ) -> Iterator[Source]:
-    """What `evaluate` left of the test photos; pictures in a folder of their own are coded here."""
-    names = _names(study, files)
-    if study.detect.root is None:
-        table = rate_distortion.read(Path("results/rd.csv"))
-        return sources(table, rate_distortion.DECODED, files, names)
-    folder = WORK / "detect-decoded"
-    photos = {names[picture]: path for picture, path in files.items()}
-    table = rate_distortion.evaluate(photos, study, device, folder, only_shown=True)
-    return sources(table, folder, files, names)
-
-
-def sources(
-    table: pd.DataFrame, folder: Path, files: Mapping[Picture, Path], names: Names
-) -> Iterator[Source]:
-    """Originals, the trained codecs and two anchors, each at its rate points, from the table of
-    results and the decoded pictures in a folder; of the base it is the picture for machines, x̂_t,
-    of the others that for people.  Raises SicError if a codec could not code a picture, or has not
-    coded it."""
+    """The originals, what `evaluate` left of the test photos, and the LIC in larger steps, which is
+    coded here, as are pictures in a folder of their own."""
     yield Source(ORIGINAL, "", None, None, np.full(len(files), math.nan), files)
+    names = _names(study, files)
+    photos = {names[picture]: path for picture, path in files.items()}
+    if study.detect.root is None:
+        table, folder = rate_distortion.read(Path("results/rd.csv")), rate_distortion.DECODED
+    else:
+        folder = WORK / "detect-decoded"
+        table = rate_distortion.evaluate(photos, study, device, folder, only_shown=True)
+    yield from sources(table, folder, names)
+    if study.detect.lic_steps:
+        folder = WORK / "detect-steps"
+        yield from sources(rate_distortion.coarser(photos, study, device, folder), folder, names)
+
+
+def sources(table: pd.DataFrame, folder: Path, names: Names) -> Iterator[Source]:
+    """The trained codecs and two anchors, each at its rate points, from the table of results and
+    the decoded pictures in a folder; of the base it is the picture for machines, x̂_t, of the others
+    that for people.  Raises SicError if a codec could not code a picture, or has not coded it."""
     seen = table[table.lmbda.notna() | (table.codec.isin(ANCHORS) & table.version.notna())]
     points = rate_distortion.POINT
     for _, rows in seen.groupby(points, sort=False, dropna=False):

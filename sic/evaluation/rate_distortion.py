@@ -103,23 +103,11 @@ def evaluate(
     """
     if not pictures:
         raise SicError("there are no test images; set data.test in params.yaml")
-    lpips = Path(params.evaluate.lpips) if params.evaluate.lpips else None
     groups = [
         [each for each in group if not only_shown or each.shown]
         for group in _codecs(params, str(device))
     ]
-    digests = {name: sha256(path) for name, path in pictures.items()}
-    pieces: list[tuple[str, Piece | Missing]] = [
-        (name, each if isinstance(each, Missing) else Piece.of(path, digests[name], each, lpips))
-        for group in groups
-        for name, path in pictures.items()
-        for each in group
-    ]
-    _make([piece for _, piece in pieces if isinstance(piece, Piece)], params, str(device))
-    with replacing_folder(folder) as partial:
-        rows = (_row(name, piece, partial) for name, piece in pieces)
-        parts = [_part(some) for some in iter(lambda: [*islice(rows, _TOGETHER)], [])]
-    return pd.concat(parts, ignore_index=True)
+    return _table(pictures, groups, params, str(device), folder)
 
 
 def _part(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -165,6 +153,38 @@ def _codecs(params: Params, device: str) -> Iterator[list[Coder | Missing]]:
             yield [Missing("VVC+M", str(error))]
         else:
             yield [Inter(codec, qp, alone[base_of(params).base]) for qp in qps]
+
+
+def coarser(
+    pictures: Mapping[str, Path], params: Params, device: str | torch.device, folder: Path
+) -> pd.DataFrame:
+    """As :func:`evaluate`, of the LIC of the lowest λ alone, in the steps ``detect.lic_steps``."""
+    lowest = min((t for t in trained(params) if t.codec == "LIC"), key=lambda item: item.lmbda)
+    steps = [learned(lowest, str(device)).in_steps(step) for step in params.detect.lic_steps]
+    return _table(pictures, [steps], params, str(device), folder)
+
+
+def _table(
+    pictures: Mapping[str, Path],
+    groups: Sequence[Sequence[Coder | Missing]],
+    params: Params,
+    device: str,
+    folder: Path,
+) -> pd.DataFrame:
+    """The rows of :func:`evaluate`, of these codecs; those of a group take turns on a picture."""
+    lpips = Path(params.evaluate.lpips) if params.evaluate.lpips else None
+    digests = {name: sha256(path) for name, path in pictures.items()}
+    pieces: list[tuple[str, Piece | Missing]] = [
+        (name, each if isinstance(each, Missing) else Piece.of(path, digests[name], each, lpips))
+        for group in groups
+        for name, path in pictures.items()
+        for each in group
+    ]
+    _make([piece for _, piece in pieces if isinstance(piece, Piece)], params, device)
+    with replacing_folder(folder) as partial:
+        rows = (_row(name, piece, partial) for name, piece in pieces)
+        parts = [_part(some) for some in iter(lambda: [*islice(rows, _TOGETHER)], [])]
+    return pd.concat(parts, ignore_index=True)
 
 
 def learned(item: Trained, device: str, base: Learned | None = None) -> Learned:

@@ -38,8 +38,9 @@ NOTE = (
     "over draws of the photos, which says nothing of other training runs. Not decided: the "
     f"interval holds both answers, or two codecs are less than {EQUAL_DB} dB apart, as two seeds "
     "may be. Additional bits: of the second layer alone, against all bits of codecs of one layer. "
-    "Of SA-ICM (arXiv 2403.04173) the abstract and a table were at hand, of FR and PR (arXiv "
-    "2506.19297) only the abstract."
+    "At equal AP the LIC of the lowest λ counts in larger quantisation steps, too; one trained for "
+    "so few bits would hardly need more. Of SA-ICM (arXiv 2403.04173) the abstract and a table "
+    "were at hand, of FR and PR (arXiv 2506.19297) only the abstract."
 )
 
 
