@@ -209,7 +209,7 @@ def test_a_wrong_file_is_one_line(study: Path, content: str | None, error: str) 
 #: expected.yaml that its numbers come from.
 CITED = {
     "By its additional bits, fusion needs fewer bits than an image": ["LIC, additional bits"],
-    "Fusion needs fewer bits than coding the difference": ["DC, additional bits"],
+    "By its additional bits, fusion needs fewer bits than coding": ["DC, additional bits"],
     "From m = 3 on PSNR hardly rises": ["m = 1 costs PSNR", "m ≥ 3 costs"],
     "The base is a layer for machines": ["has few bits and a poor picture"],
     "For a detector (YOLOX-nano)": [

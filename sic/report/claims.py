@@ -322,7 +322,8 @@ def _regime(table: pd.DataFrame, base_point: str, resamplings: int) -> Claim:
     return Claim(
         _BASE,
         "has few bits and a poor picture for people",
-        f"under {BASE_SHARE:.0%} of the LIC’s bits, at least {BASE_DB:.0f} dB below its picture",
+        "no words at hand; this study’s bounds: under "
+        f"{BASE_SHARE:.0%} of the LIC’s bits, at least {BASE_DB:.0f} dB below its picture",
         Measured("; ".join(told), _at_each(inside, len(told)), len(base)),
     )
 

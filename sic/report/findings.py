@@ -17,7 +17,7 @@ from sic.report.figures import NAMES as LABELS
 #: dB.  A difference below this is called none: three seeds of the same training are at most
 #: 0.05 dB apart (docs/training.md).
 EQUAL_DB = 0.1
-#: The regime of the paper: the base takes under this share of the LIC's bits, and the picture for
+#: What counts as a layer for machines, our reading of the paper: the base takes under this share of the LIC's bits, and the picture for
 #: machines lies at least so many dB below the LIC's.
 BASE_SHARE, BASE_DB = 0.5, 3.0
 #: The paper's Table II: m = 1 is the lowest, and from this m on PSNR is that of the largest m.
@@ -107,8 +107,8 @@ def _regime(means: pd.DataFrame) -> str:
     return (
         f"Set beside the human LIC at λ = {_list(lic.lmbda)}, the base takes "
         f"{_list(f'{s:.0%}' for s in share)} of its bits, and x̂_t lies "
-        f"{_list(f'{d:.2f}' for d in below)} dB below its picture: a layer for machines as in the "
-        f"paper (under {BASE_SHARE:.0%} of the bits, at least {BASE_DB:.0f} dB below) {verdict}."
+        f"{_list(f'{d:.2f}' for d in below)} dB below its picture: a layer for machines "
+        f"(under {BASE_SHARE:.0%} of the bits, at least {BASE_DB:.0f} dB below) {verdict}."
     )
 
 
