@@ -27,7 +27,7 @@ import psutil
 
 from sic import memory, progress
 from sic.errors import SicError
-from sic.files import write_bytes
+from sic.files import short_name, write_bytes
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
@@ -392,7 +392,7 @@ def _hush() -> None:
 
 def _sweep(results: Iterable[Path]) -> None:
     """Remove what killed workers left of results that are there now."""
-    there = set(results)
+    there = {path.with_name(short_name(path.name)) for path in results}
     for folder in {path.parent for path in there}:
         for left in folder.glob(".*.part"):
             if folder / left.name[1:].rsplit(".", 2)[0] in there:

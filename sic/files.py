@@ -29,6 +29,16 @@ _BROKEN = (
     *(urllib.error.URLError, http.client.HTTPException),
     *(ConnectionError, TimeoutError, ssl.SSLError),
 )
+#: Bytes of a name, of the 255 that file systems allow, beside the 15 that `replacing` adds.
+_ROOM = 240
+
+
+def short_name(name: str) -> str:
+    """A file's name as it stands in that of a temporary one: the name itself, or, if it leaves no
+    room for what is added, its beginning and a digest."""
+    if len(raw := os.fsencode(name)) <= _ROOM:
+        return name
+    return f"{name[:40]}~{hashlib.sha256(raw).hexdigest()[:16]}"  # a character has up to 4 bytes
 
 
 @contextmanager
@@ -37,9 +47,10 @@ def replacing(path: Path) -> Iterator[Path]:
     succeeds: after a crash ``path`` is either the old file or the whole new one.  Raises SicError,
     naming ``path``, if the file cannot be written (disk full, no permission)."""
     path = Path(path)
+    prefix = f".{short_name(path.name)}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -62,7 +73,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder beside ``path``; put it in place of ``path`` if the block succeeds.
     Raises SicError, naming ``path``, if it cannot be written."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{short_name(path.name)}.part")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -180,11 +191,11 @@ def need_shipped(path: Path, checksum: str) -> None:
 
 def cannot_write(path: Path, error: OSError) -> SicError:
     """The one line for a file that cannot be written: full disk, no permission, …."""
-    remedy = (
-        "free some space and run the same command again"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "check the folder and its permissions"
-    )
+    remedy = "check the folder and its permissions"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "free some space and run the same command again"
+    elif error.errno == errno.ENAMETOOLONG:
+        remedy = "choose a shorter name"
     return SicError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
@@ -202,9 +213,9 @@ def fetch(url: str, path: Path, checksum: str, pause: float = 1.0) -> Path:
         raise SicError(f"{url} is not an http or https address")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with FileLock(path.with_name(f"{short_name(path.name)}.lock")):
             if not path.exists():
-                part = path.with_name(f"{path.name}.part")
+                part = path.with_name(f"{short_name(path.name)}.part")
                 _gather(url, part, pause)
                 if (found := sha256(part)) != checksum:
                     part.unlink()

@@ -1,10 +1,21 @@
 """The sections of params.yaml on what is measured: ``evaluate``, ``compare`` and ``detect``."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sic.schema import Number, Once, Positive, Qps, Qualities, Section
+
+
+def _apart(steps: Sequence[float]) -> Sequence[float]:
+    for step in steps:
+        if sum(abs(step - other) < 0.01 for other in steps) > 1:
+            raise ValueError(f"{step} stands there more than once, or another within 0.01 of it")
+    return steps
+
+
+Apart = AfterValidator(_apart)  # for quantisation steps, which a stream rounds
 
 
 class Libvvenc(Section):
@@ -48,7 +59,7 @@ class Evaluate(Section):
     """The measures, the quantisation steps, and the classical codecs' settings."""
 
     lpips: str | None
-    steps: Annotated[list[Annotated[float, Field(ge=1 / 16, le=16)]], Once]  # as a stream has them
+    steps: Annotated[list[Annotated[float, Field(ge=1 / 16, le=16)]], Apart]  # as a stream has them
     vvc: Vvc
     vvc_m: Libvvenc
     hevc: Hevc
@@ -82,6 +93,6 @@ class Detect(Section):
     images: Number
     # Not a list: settings are keys of a cache.
     lic_steps: Annotated[
-        tuple[Annotated[float, Field(gt=1, le=16)], ...], Field(strict=False), Once
+        tuple[Annotated[float, Field(ge=1.01, le=16)], ...], Field(strict=False), Apart
     ]
     score_threshold: Annotated[float, Field(ge=0, lt=1)]

@@ -107,7 +107,7 @@ class Codec(Section):
     hyper: Positive
     # YAML has lists only; strict mode would refuse them as tuples.
     context: Annotated[tuple[Positive, Positive], Field(strict=False)]
-    attention: Positive
+    attention: Annotated[int, Field(ge=2)]  # some of its convolutions have half as many channels
     head_dims: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
     hyper_head_dim: Positive
     attention_head_dim: Positive
@@ -264,7 +264,7 @@ class Machine(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: Natural
+    seed: Annotated[int, Field(ge=0, lt=2**64)]  # as PyTorch takes them
     data: Data
     segment: Segment
     edges: Edges
@@ -322,7 +322,7 @@ def load(path: Path = PARAMS) -> Params:
     except OSError as error:
         problem = f"cannot read {path}: {error.strerror}"
         raise SicError(f"{problem}; run from the study's folder") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError) as error:  # the latter of bytes, and of 2024-02-30
         raise SicError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise SicError(f"{path} must be a mapping of sections, as in the committed params.yaml")

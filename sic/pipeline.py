@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from itertools import takewhile
@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
 
 from sic import progress
 from sic.cluster import cores
@@ -81,8 +81,9 @@ def _results() -> dict[Path, bytes]:
 def set_params(words: list[str]) -> list[str]:
     """Do what ``dvc exp run -S KEY=VALUE`` asks for, and return the words without it: DVC would
     write params.yaml anew, in a form of its own.  What only DVC can do is left to it: to add and
-    remove keys, to try several values, to work in another folder.  Raises SicError for a key that
-    is not in params.yaml and a value that it cannot have."""
+    remove keys, to try several values, to work in another folder.  All pairs are written or none:
+    raises SicError for what is no pair or no YAML, a key that is not in params.yaml, and values
+    that it cannot have together."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-S", "--set-param", action="append", default=[])
     known, others = parser.parse_known_args(words)
@@ -91,12 +92,26 @@ def set_params(words: list[str]) -> list[str]:
     theirs = any(key[:1] in "+~" or value.startswith(several) for key, _, value in pairs)
     if not pairs or theirs or {"--queue", "--temp"} & set(others):
         return words
-    for key, _, value in pairs:
-        values: Any = round_trip().load(value)
-        for name in reversed(key.split(".")):
-            values = {name: values}
-        put(values, f"-S {key}={value}")
+    _put_all([_change(*pair) for pair in pairs])
     return others
+
+
+def _change(key: str, equals: str, value: str) -> tuple[str, dict[str, Any]]:
+    """What -S KEY=VALUE is called in an error, and the sections and the value that it stands
+    for."""
+    source = f"-S {key}{equals}{value}"
+    if not equals:
+        raise SicError(f"{source}: write -S KEY=VALUE, as in -S edges.alpha=0.8")
+    if key.startswith("fusion.codecs."):  # of which _put makes the only one
+        raise SicError(f"{source}: set fusion.codecs as a whole, or edit params.yaml")
+    try:
+        values: Any = round_trip().load(value)
+    except (YAMLError, ValueError) as error:  # the latter of 2024-02-30
+        problem = " ".join(str(error).split())
+        raise SicError(f"{source}: the value is not YAML: {problem}") from None
+    for name in reversed(key.split(".")):
+        values = {name: values}
+    return source, values
 
 
 def _check_git() -> None:
@@ -308,17 +323,25 @@ def apply(name: str, params: Path = PARAMS, profiles: Path = PROFILES) -> None:
 def put(values: Mapping[str, Any], source: str, params: Path = PARAMS) -> None:
     """Overwrite keys of params.yaml, section by section; comments and the rest stay.  Raises
     SicError for a key that is not there, and for a params.yaml wrong before or after."""
+    _put_all([(source, values)], params)
+
+
+def _put_all(changes: Sequence[tuple[str, Mapping[str, Any]]], params: Path = PARAMS) -> None:
+    """The same for several, each with its source: they are checked together, as one may be right
+    only with another."""
     load(params)
     yaml = round_trip()
     content = yaml.load(params.read_text(encoding="utf-8"))
-    _put(content, values, source)
+    for source, values in changes:
+        _put(content, values, source)
     with replacing(params) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
         try:
             load(temporary)
         except SicError as error:
-            raise SicError(str(error).replace(str(temporary), source)) from None
+            sources = " ".join(source for source, _ in changes)
+            raise SicError(str(error).replace(str(temporary), sources)) from None
 
 
 def profile(words: list[str]) -> None:
@@ -348,8 +371,11 @@ def round_trip() -> YAML:
     return yaml
 
 
-def _put(target: CommentedMap, values: Mapping[str, Any], source: str, path: str = "") -> None:
+def _put(target: Any, values: Mapping[str, Any], source: str, path: str = "") -> None:
     """Overwrite keys of ``target``, section by section; a profile brings no new ones."""
+    if not isinstance(target, dict):
+        name = path.removesuffix(".")
+        raise SicError(f"{source}: {name} in params.yaml has no keys below it; set {name} itself")
     for key, value in values.items():
         if key not in target:
             raise SicError(f"{source}: params.yaml has no key {path}{key}")

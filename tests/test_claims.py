@@ -300,7 +300,12 @@ def test_one_sentence_says_what_kind_of_study_it_is() -> None:
     assert told.startswith(
         "What kind of study this is: 24 test photos (sample), codecs of 1.6 M par"
     )
-    assert told.endswith("edge masks by graph (a stand-in).")
+    assert "edge masks by graph (a stand-in). The base is set beside a LIC that is" in told
+    assert "in steps of 1.41, 2, 2.83 at its lowest λ; " in told
+    for key, value in {"lic_steps": (), "detector": "none"}.items():
+        detect = study.detect.model_copy(update={key: value})
+        plain = claims.setting(study.model_copy(update={"detect": detect}), "8", "graph", 1)
+        assert plain.endswith("edge masks by graph."), "no picture in larger steps was looked at"
     assert f"{study.fusion.budget} steps from trained weights (the paper: about 740,000" in told
 
 

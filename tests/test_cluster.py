@@ -5,6 +5,7 @@ import gc
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from sic import cluster
 from sic.anchors.programs import CodecError
 from sic.cluster import complete
 from sic.errors import SicError
-from sic.files import cannot_write
+from sic.files import cannot_write, replacing
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
@@ -112,6 +113,20 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path: Path) -> None:
     (tmp_path / ".other.x1y2z3.part").write_bytes(b"of another run")
     complete(results, slowly, "piece")
     assert names(tmp_path) == {"00", ".other.x1y2z3.part"}
+
+
+@pytest.mark.parametrize("letter", ["a", "图"])
+def test_what_was_left_of_long_names_goes_and_of_no_other(letter: str, tmp_path: Path) -> None:
+    long = letter * (250 // len(letter.encode()))
+    for name in (f"{long}1", f"{long}2"):
+        with replacing(tmp_path / name) as temporary:
+            shutil.copy(temporary, tmp_path / "copy")
+            left = temporary
+        (tmp_path / name).unlink()
+        (tmp_path / "copy").rename(left)  # as a killed worker leaves it
+    assert len(names(tmp_path)) == 2
+    complete({"piece": tmp_path / f"{long}1"}, slowly, "piece")
+    assert names(tmp_path) == {f"{long}1", left.name}
 
 
 # ---- local processes ----

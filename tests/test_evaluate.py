@@ -489,6 +489,12 @@ def test_operations_are_those_that_the_codec_stage_counts() -> None:
         assert 0.9 * expected[stage] < counted[step] < expected[stage]
 
 
+def test_missing_weights_of_lpips_are_one_line_with_a_remedy(small: Study) -> None:
+    line = r"^evaluate\.lpips: there is no file no/alexnet\.pth; name torchvision's .* or null$"
+    with pytest.raises(SicError, match=line):
+        small.run(lpips="no/alexnet.pth")
+
+
 def test_no_pictures_and_a_missing_checkpoint_are_one_line(
     picture: images.Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from sic.files import (
     replacing,
     replacing_folder,
     sha256,
+    short_name,
     write_bytes,
     write_text,
 )
@@ -126,6 +127,37 @@ def test_a_file_appears_with_its_last_byte_only(tmp_path: Path) -> None:
         assert not path.exists()
         assert temporary.parent == path.parent, "a rename is atomic within one file system only"
     assert path.read_bytes() == b"half"
+
+
+#: Names that are as long as file systems allow, 255 bytes, or that a temporary name once was not.
+LONG = ["a" * 240 + ".png", "a" * 255, "图" * 80 + ".png", "图" * 85, "😀" * 63 + "abc"]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_name_may_be_as_long_as_the_file_system_allows(name: str, tmp_path: Path) -> None:
+    write_text(tmp_path / name, "first")
+    write_text(tmp_path / name, "second")
+    assert (tmp_path / name).read_text() == "second"
+    with replacing_folder(tmp_path / f"folder/{name}") as temporary:
+        (temporary / "inside").touch()
+    assert names(tmp_path / f"folder/{name}") == ["inside"]
+    assert names(tmp_path) == sorted([name, "folder"])
+
+
+def test_a_name_that_is_too_long_is_one_line_that_asks_for_a_shorter(tmp_path: Path) -> None:
+    with pytest.raises(SicError, match=r"File name too long; choose a shorter name$"):
+        write_text(tmp_path / ("a" * 256), "")
+    assert names(tmp_path) == []
+
+
+@given(st.text(st.characters(exclude_characters="/\0"), min_size=1), st.integers(1, 99))
+def test_short_names_leave_room_and_stand_for_one_name_each(start: str, times: int) -> None:
+    name = os.fsdecode((start * times).encode("utf-8", "surrogatepass"))
+    short = short_name(name)
+    assert len(os.fsencode(short)) <= 240
+    assert short_name(short) == short
+    assert (short == name) == (len(os.fsencode(name)) <= 240)
+    assert short_name(name + "1") != short_name(name + "2")
 
 
 def test_files_have_the_permissions_of_any_other_file(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_package_that_fits_in_the_head() -> None:
     modules = [path for path in MODULES if path.name != "__init__.py"]
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES)
     assert len(modules) <= 76
-    assert lines <= 14_910
+    assert lines <= 15_010
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT / "sic")))

@@ -1,6 +1,7 @@
 """What a layer for machines buys: resampling against COCOeval itself, deltas worked out by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,35 @@ def test_base_and_lic_are_compared_with_all_codecs_without_layers(tmp_path: Path
     empty = machine.compare([])
     empty.to_csv(tmp_path / "bd.csv", index=False)
     assert machine.read(tmp_path / "bd.csv").empty
+
+
+def test_other_steps_extend_what_is_compared_with_and_are_not_tested() -> None:
+    """A codec in coarser steps is no better than one that was trained for these bits: it may stand
+    for one as an opponent, and would be put at a disadvantage as the one that is tested."""
+    vvc = codec("VVC", (0.05, 0.1), (0.1, 0.2), (0.2, 0.3))
+    coarser = replace(point("LIC", "q0 step 2", 0.06, 0.02), in_steps=True)
+    base = point("SA-ICM", "base", 0.07, 0.05)
+    without, found = compared(base, *LIC, *vvc), compared(base, *LIC, coarser, *vvc)
+    pd.testing.assert_series_equal(found.loc["LIC", "VVC", ""], without.loc["LIC", "VVC", ""])
+    assert without.loc["SA-ICM", "LIC", "base"].bd_rate_note
+    assert not found.loc["SA-ICM", "LIC", "base"].bd_rate_note
+
+
+def test_a_resampling_without_an_object_has_no_say() -> None:
+    def drawn(one: Point, *, empty: bool) -> Point:
+        """Its own values in 20 resamplings; in the last one no object was drawn."""
+        bpp, accuracy = np.full(21, one.bpp[0]), np.full((21, 2), one.accuracy["bbox"][0])
+        accuracy[-1] = np.nan if empty else accuracy[-1]
+        return replace(one, bpp=bpp, accuracy={"bbox": accuracy})
+
+    points = [*codec("SA-ICM", (0.08, 0.1), (0.16, 0.2)), *LIC]
+    table = compared(*(drawn(one, empty=True) for one in points))
+    pd.testing.assert_frame_equal(table, compared(*(drawn(one, empty=False) for one in points)))
+
+
+def test_pictures_without_an_object_are_not_compared() -> None:
+    nothing = [replace(p, accuracy={"bbox": np.full((3, 2), np.nan)}) for p in LIC]
+    assert machine.compare([*codec("SA-ICM", (0.1, 0.1), (0.2, 0.2)), *nothing]).empty
 
 
 def test_masks_have_rows_of_their_own() -> None:

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from sic import params
+from sic.codec.tcm import TCM
 from sic.errors import SicError
 from sic.params import Params, load
 from sic.pipeline import apply
+from sic.training import jobs
 
 ROOT = Path(__file__).parents[1]
 BASE = load(ROOT / "params.yaml").sa_icm.base
@@ -114,6 +117,7 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
         ("codec.head_dims", [8, 8, 16, 16], "codec.head_dims: too many entries"),
         ("codec.head_dims", [12, 12, 7], "codec: head_dims: 7 must divide 12"),
         ("codec.head_dims", 8, "codec.head_dims: input should be a list, not 8"),
+        ("codec.attention", 1, "codec.attention: input should be greater than or equal to 2, not"),
         ("codec", None, "codec: input should be keys of its own"),
         ("train.crop", 64, "train.crop: input should be a multiple of 128, not 64"),
         ("train.crop", 0, "train.crop: input should be greater than or equal to 128, not 0"),
@@ -176,6 +180,13 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
         ("evaluate.jpeg", [101], "evaluate.jpeg.0: input should be less than or equal to 100"),
         ("evaluate.steps", [0.05], "evaluate.steps.0: input should be greater than or equ"),
         ("evaluate.steps", [17], "evaluate.steps.0: input should be less than or equal to 16"),
+        ("evaluate.steps", [2, 2.001], "evaluate.steps: 2.0 stands there more than once, or anot"),
+        ("detect.lic_steps", [2, 2.001], "detect.lic_steps: 2.0 stands there more than once, or"),
+        (
+            "detect.lic_steps",
+            [1],
+            "detect.lic_steps.0: input should be greater than or equal to 1.01",
+        ),
         ("evaluate.webp", [30, 30], "evaluate.webp: 30 stands there more than once"),
         ("evaluate.hevc.qp", [52], "evaluate.hevc.qp.0: input should be less than or equal to 51"),
         ("evaluate.vvc.qp", [37.5], "evaluate.vvc.qp.0: input should be a valid integer, not 37.5"),
@@ -185,10 +196,23 @@ def test_every_spelling_of_a_small_number_is_a_number(text: str, file: Path) -> 
         ("compare.bootstrap", 0, "compare.bootstrap: input should be greater than 0, not 0"),
         ("segment.segmenter", "sam", "segment.segmenter: input should be 'graph', 'sam_vit_h'"),
         ("seed", -1, "seed: input should be greater than or equal to 0, not -1"),
+        ("seed", 2**64, f"seed: input should be less than {2**64}, not {2**64}"),
     ],
 )
 def test_a_wrong_value_is_one_line(key: str, value: Any, line: str, file: Path) -> None:
     assert spoilt(file, key, value).startswith(line)
+
+
+def test_the_largest_seed_and_the_smallest_codec_are_taken(file: Path) -> None:
+    edit(file, "seed", 2**64 - 1)
+    ones = ("N", "M", "num_slices", "hyper", "hyper_head_dim", "attention_head_dim")
+    sizes = dict.fromkeys(ones, 1) | {"context": [1, 1], "head_dims": [1, 1, 1], "attention": 2}
+    edit(file, "codec", sizes)
+    edit(file, "fusion.codecs", {"m1-q1": {"m": 1, "quality": "q1"}})
+    study = load(file)
+    torch.manual_seed(study.seed)
+    codec = TCM(**jobs.widths(study.codec))
+    assert codec(torch.rand(1, 3, 128, 128))["x_hat"].shape == (1, 3, 128, 128)
 
 
 def test_a_codec_that_does_not_train_needs_a_checkpoint(file: Path) -> None:
@@ -262,6 +286,7 @@ def test_any_text_is_params_or_one_line(text: str, file: Path) -> None:
     [
         (b"train: [", "is not YAML"),
         (b"seed: 1\nseed: 2\n", "is not YAML"),
+        (b"data: {test: [2024-02-30]}", "is not YAML: day is out of range"),
         (b"\xff\xfe\x00", "is not YAML"),
         (b"", "must be a mapping of sections"),
         (b"- 1\n", "must be a mapping of sections"),

@@ -227,6 +227,9 @@ def test_the_run_ends_with_the_report(study: Study) -> None:
     for path in notebooks:
         cells = nbformat.read(path, as_version=4).cells
         assert cells[-1].outputs, f"{path} ends with its finding"
+        shown = [o.data for c in cells for o in c.get("outputs", ()) if "data" in o]
+        named = [data for data in shown if data.get("text/plain", "").startswith("<Figure")]
+        assert all("image/png" in data for data in named), f"{path} names a figure and draws none"
 
 
 def test_every_page_opens_without_a_fault_or_the_network_and_fits_its_window(

@@ -1,6 +1,7 @@
 """Profiles put numbers into params.yaml and touch nothing else in it."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def test_an_unknown_profile_is_one_line_with_the_known_ones(file: Path) -> None:
     [
         ("edges: {alpa: 0.5}", r"own\.yaml: params\.yaml has no key edges\.alpa$"),
         ("edges: {alpha: 2.0}", r"edges\.alpha: .*less than or equal to 1"),
+        ("seed: {x: 1}", r"own\.yaml: seed in params\.yaml has no keys below it; set seed itself$"),
     ],
 )
 def test_a_wrong_profile_changes_nothing(
@@ -179,3 +181,47 @@ def test_the_command_line_puts_a_profile_in_place(
     monkeypatch.setattr("sys.argv", ["pipeline", "profile"])
     with pytest.raises(SicError, match="name one profile: gpu, paper, sample"):
         pipeline.main()
+
+
+# ---- -S KEY=VALUE of experiments -------------------------------------------------------------
+
+
+def set_params(file: Path, monkeypatch: pytest.MonkeyPatch, pairs: Sequence[str]) -> list[str]:
+    monkeypatch.chdir(file.parent)
+    return pipeline.set_params(["exp", "run", *(word for pair in pairs for word in ("-S", pair))])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "line"),
+    [
+        (["edges.alpha=0.5", "edges.alfa=3"], r"^-S edges\.alfa=3: .* no key edges\.alfa$"),
+        (
+            ["edges.alpha=0.5", "edges.thickness=4"],
+            r"^-S edges\.alpha=0\.5 -S edges\.thickness=4: edges: thickness must be odd",
+        ),
+        (["seed=3", "edges.alpha=[1"], r"^-S edges\.alpha=\[1: the value is not YAML: .*parsing"),
+        (["data.test=[2024-02-30]"], r"^-S data\.test=\[2024-02-30\]: the value is not YAML: day"),
+        (["seed=3", "seed.x=1"], r"^-S seed\.x=1: seed in params\.yaml .*; set seed itself$"),
+        (["segment.segmenter.graph=1"], r"^-S .*: segment\.segmenter in params\.yaml has no keys"),
+        (["seed=3", "data.root"], r"^-S data\.root: write -S KEY=VALUE, as in"),
+        (["fusion.codecs.m5-q1.m=3"], r": set fusion\.codecs as a whole, or edit params\.yaml$"),
+    ],
+)
+def test_wrong_pairs_change_nothing(
+    pairs: list[str], line: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file.read_bytes()
+    with pytest.raises(SicError, match=line) as caught:
+        set_params(file, monkeypatch, pairs)
+    assert "\n" not in str(caught.value)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_pairs_that_are_right_together_are_taken(
+    order: int, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = ["sa_icm.base=q4", "sa_icm.quality=[q4, q5]"][::order]
+    assert set_params(file, monkeypatch, pairs) == ["exp", "run"]
+    assert load(file).sa_icm.base == "q4"
+    assert load(file).sa_icm.quality == ["q4", "q5"]

@@ -126,6 +126,39 @@ def test_a_codec_on_another_base_is_refused(artifacts: Path, tmp_path: Path) -> 
     assert not (tmp_path / "weights" / f"{fusion()}.safetensors").exists()
 
 
+def test_cards_tell_what_imported_weights_are_from(artifacts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    origin = {"imported": "lic.pth.tar", "sha256": "0" * 64, "as": "lic"}
+    weights.save(folder / "lic/q1.safetensors", TCM(**SIZES), origin)
+    head, _, *rows = jobs.ship([STUDY.base], STUDY, artifacts, folder).read_text().splitlines()
+    assert [row.split("`")[1] for row in rows] == [
+        f"{STUDY.base}.safetensors",
+        "lic/q1.safetensors",
+    ]
+    assert "| – | – | imported: lic.pth.tar | – | – | – | – | – | – |" in rows[1]
+    assert rows[1].count("|") == head.count("|")
+    assert weights.metadata(folder / "lic/q1.safetensors")["fingerprint"][:16] in rows[1]
+
+
+@pytest.mark.parametrize("wrong", ["cut off", "imported", "not trained", "another base"])
+def test_nothing_is_written_if_anything_is_wrong(
+    wrong: str, artifacts: Path, tmp_path: Path
+) -> None:
+    folder, asked = tmp_path / "weights", [STUDY.base, "lic/q1"]
+    if wrong == "cut off":
+        asked = [STUDY.base]
+        files.write_bytes(folder / "lic/q1.safetensors", b"cut off")
+    elif wrong == "imported":  # has no history
+        weights.save(artifacts / "lic/q1/codec.safetensors", TCM(**SIZES), {"imported": "a.pth"})
+    elif wrong == "another base":
+        asked = [STUDY.base, fusion()]
+        leave(artifacts / STUDY.base, TCM(**SIZES), {"stage": "sa_icm"})
+    before = {path for path in tmp_path.rglob("*") if "weights" in path.parts}
+    with pytest.raises(SicError, match=r"lic/q1|was trained on another base"):
+        jobs.ship(asked, STUDY, artifacts, folder)
+    assert {path for path in tmp_path.rglob("*") if "weights" in path.parts} == before
+
+
 def test_the_committed_set_is_that_of_params_yaml_and_no_other() -> None:
     folder, stages = ROOT / "data/weights", {name.split("/")[0] for name in STUDY.codecs}
     there = [path for stage in stages for path in (folder / stage).glob("*.safetensors")]

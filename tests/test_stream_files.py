@@ -12,9 +12,11 @@ from test_bitstream import additional, base
 
 from sic import images
 from sic.errors import SicError, StreamError
+from sic.files import sha256
 from sic.stream import files as stream_files
 from sic.stream.container import MAX_BYTES
 from sic.stream.files import Coded, Job, Sources
+from sic.stream.rate import Target
 from sic.stream.scalable import ScalableCodec
 
 PNG = {".png"}
@@ -148,6 +150,43 @@ def test_other_steps_code_again(codec, photo, tmp_path):
         written = photo.target.stat().st_mtime_ns
         stream_files.encode(codec, [photo], False, Sources(tmp_path), steps)
         assert photo.target.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("step", [2.0, Target("bpp", 4.5)])
+@pytest.mark.parametrize("split", [False, True])
+def test_other_layers_code_again(codec, photo, tmp_path, split, step):
+    alone, picture = ScalableCodec(base()), images.read(photo.source)
+    second = stream_files.second_file(photo.target)
+    for _ in range(2):
+        for layers in (codec, alone):
+            both = split and layers is codec
+            stream_files.encode(layers, [photo], both, Sources(tmp_path), (step, 1.0))
+            written = photo.target.read_bytes() + (second.read_bytes() if both else b"")
+            assert written == layers.encode(picture, step)
+            assert not stream_files.encode(layers, [photo], both, Sources(tmp_path), (step, 1.0))
+
+
+def test_a_second_file_that_was_overtaken_is_written_again(codec, photo, tmp_path):
+    alone, second = ScalableCodec(base()), stream_files.second_file(photo.target)
+    stream_files.encode(codec, [photo], True, Sources(tmp_path))
+    stream_files.encode(alone, [photo], False, Sources(tmp_path), (2.0, 1.0))
+    stream_files.encode(codec, [photo], True, Sources(tmp_path), (2.0, 1.0))
+    codec.decode(photo.target.read_bytes() + second.read_bytes(), "human")
+    # The base of another picture, with the same weights and steps: no note tells of the second.
+    stream_files.encode(codec, [photo], True, Sources(tmp_path))
+    images.write_png(photo.source, data.chelsea()[40:80, :60])
+    stream_files.encode(alone, [photo], False, Sources(tmp_path))
+    stream_files.encode(codec, [photo], True, Sources(tmp_path))
+    stream = photo.target.read_bytes() + second.read_bytes()
+    assert stream == codec.encode(images.read(photo.source))
+
+
+def test_notes_of_an_earlier_version_vouch_for_no_steps(codec, photo, tmp_path):
+    # It wrote (step, base_step).
+    stream_files.encode(codec, [photo], False, Sources(tmp_path), (2.0, 1.0))
+    (tmp_path / ".sources").write_text(f"{sha256(photo.source)} (2.0, 1.0)  photo.sic\n")
+    stream_files.encode(codec, [photo], False, Sources(tmp_path), (1.0, 2.0))
+    assert photo.target.read_bytes() == codec.encode(images.read(photo.source), 1.0, 2.0)
 
 
 def test_another_picture_is_coded_again_however_old_it_is(codec, photo, tmp_path):

@@ -58,8 +58,8 @@ Names = Mapping[Picture, str]
 @dataclass(frozen=True)
 class Source:
     """A codec at a rate point, as in the table of :mod:`sic.evaluation.rate_distortion`, and the
-    files of what it decoded; ``bpp`` are the bits per pixel of each, and ``setup`` is that of a
-    classical codec."""
+    files of what it decoded; ``bpp`` are the bits per pixel of each, ``setup`` is that of a
+    classical codec, and ``in_steps`` as in :class:`sic.evaluation.machine.Point`."""
 
     codec: str
     point: str
@@ -68,6 +68,7 @@ class Source:
     bpp: NDArray[np.float64]
     files: Mapping[Picture, Path]
     setup: str = ""
+    in_steps: bool = False
 
 
 def run(
@@ -128,6 +129,11 @@ def annotated(study: Params) -> tuple[Truth, dict[Picture, Path]]:
         files = {truth.find(r.path): sets.image_path(r, study.data) for r in index["test"]}
     else:
         files = {p: Path(settings.root) / p.file_name for p in truth.pictures.values()}
+        for name in (p.file_name for p in files):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise SicError(
+                    f"{truth.path} lists {name}; name pictures by paths below detect.root"
+                )
     if settings.images != "all":
         if settings.images > (n := len(files)):
             raise SicError(f"detect.images: {settings.images} wanted, {n} are at hand; say all")
@@ -185,7 +191,8 @@ def _decoded(
     yield from sources(table, folder, names)
     if study.detect.lic_steps:
         folder = WORK / "detect-steps"
-        yield from sources(rate_distortion.coarser(photos, study, device, folder), folder, names)
+        table = rate_distortion.coarser(photos, study, device, folder)
+        yield from (replace(source, in_steps=True) for source in sources(table, folder, names))
 
 
 def sources(table: pd.DataFrame, folder: Path, names: Names) -> Iterator[Source]:
@@ -324,7 +331,7 @@ def _accuracy(
     classes = rows[rows.part == "class"].rename(columns={"name": "class"})
     count = len(source.files)
     measured = machine.Point(
-        source.codec, source.point, count, drawn @ source.bpp / count, resampled
+        source.codec, source.point, count, drawn @ source.bpp / count, resampled, source.in_steps
     )
     return whole, classes.assign(**point).to_dict("records"), measured
 

@@ -44,13 +44,15 @@ NAMES: Mapping[Kind, str] = {"bbox": "boxes", "segm": "masks"}
 @dataclass(frozen=True)
 class Point:
     """A codec at a rate point on so many images: bits per pixel, and by kind AP and AP50, (1 +
-    resamplings, 2), of the pictures as they are and then of each resampling."""
+    resamplings, 2), of the pictures as they are and then of each resampling.  A codec ``in_steps``
+    is one in other quantisation steps than it was trained in."""
 
     codec: str
     point: str
     images: int
     bpp: Numbers
     accuracy: Mapping[Kind, Numbers]
+    in_steps: bool = False
 
 
 def draw(pictures: int, resamplings: int, seed: int) -> NDArray[np.int64]:
@@ -119,7 +121,9 @@ class Front(NamedTuple):
 
     @classmethod
     def of(cls, bpp: Numbers, ap: Numbers) -> "Front":
-        """Of points in any order."""
+        """Of points in any order; one of NaN if no object was drawn, so that nothing has an AP."""
+        if np.isnan(ap).all():
+            return cls(np.full(1, np.nan), np.full(1, np.nan), np.nan)
         order = np.lexsort((-ap, bpp))
         bpp, ap = np.log(bpp[order]), ap[order]
         best_before = np.maximum.accumulate(np.concatenate([[-np.inf], ap[:-1]]))
@@ -153,7 +157,7 @@ def _within(low: float, high: float, *corners: Numbers) -> Numbers:
 def _rate(tested: Front, other: Front) -> tuple[float, float]:
     """BD-rate in percent, and the share of the tested curve's AP that the other covers."""
     low, high = max(tested.ap[0], other.ap[0]), min(tested.ap[-1], other.ap[-1])
-    if low >= high:
+    if not low < high:  # nor where there is no AP
         return np.nan, 0.0
     corners = _within(low, high, tested.ap, other.ap)
     mean = _mean_difference(tested.rate_at, other.rate_at, corners)
@@ -164,7 +168,7 @@ def _ap(tested: Front, other: Front) -> tuple[float, float]:
     """AP difference at equal bits, and the share of the tested curve's log rates."""
     low = max(tested.log_rate[0], other.log_rate[0])
     high = min(tested.last, other.last)
-    if low >= high:
+    if not low < high:
         return np.nan, 0.0
     corners = _within(low, high, tested.log_rate, other.log_rate)
     share = (high - low) / (tested.last - tested.log_rate[0])
@@ -199,7 +203,8 @@ def _at_point(values: Numbers, measured: str) -> Delta:
 
 def compare(points: Sequence[Point]) -> pd.DataFrame:
     """The base and the LIC against every codec without layers, and the base at each of its points,
-    with :data:`COLUMNS`; all points share their pictures and resamplings."""
+    with :data:`COLUMNS`; all points share their pictures and resamplings.  Codecs in other steps
+    than they were trained in are none that is tested: they only extend what it is held against."""
     rows = [
         row
         for kind in PREFIX
@@ -211,18 +216,21 @@ def compare(points: Sequence[Point]) -> pd.DataFrame:
 def _rows(points: Sequence[Point], kind: Kind) -> Iterator[dict[str, Any]]:
     of: dict[str, list[Point]] = {}
     for point in points:
-        if np.isfinite(point.bpp).all() and not point.codec.startswith(LAYERED):
+        known = np.isfinite(point.bpp).all() and np.isfinite(point.accuracy[kind][0, 0])
+        if known and not point.codec.startswith(LAYERED):
             of.setdefault(point.codec, []).append(point)
     fronts = {codec: _fronts(found, kind) for codec, found in of.items()}
     for tested, other in ((t, o) for t in (BASE, HUMAN) if t in of for o in of):
         if other in (tested, BASE):
             continue
+        own = [point for point in of[tested] if not point.in_steps]
         about: dict[str, Any] = {"tested": tested, "other": other, "accuracy": NAMES[kind]}
         about["images"] = of[tested][0].images
-        if len(of[tested]) > 1:
-            deltas = [_delta(fronts[tested], fronts[other], what) for what in ("rate", "quality")]
+        if len(own) > 1:
+            curve = _fronts(own, kind)
+            deltas = [_delta(curve, fronts[other], what) for what in ("rate", "quality")]
             yield about | {"point": ""} | _columns(*deltas)
-        for point in of[tested] if tested == BASE else ():
+        for point in own if tested == BASE else ():
             yield about | _at(point, kind, fronts[other])
 
 

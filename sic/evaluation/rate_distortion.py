@@ -173,6 +173,9 @@ def _table(
 ) -> pd.DataFrame:
     """The rows of :func:`evaluate`, of these codecs; those of a group take turns on a picture."""
     lpips = Path(params.evaluate.lpips) if params.evaluate.lpips else None
+    if lpips and not lpips.is_file():
+        remedy = "name torchvision's AlexNet weights (alexnet-owt-*.pth), or null"
+        raise SicError(f"evaluate.lpips: there is no file {lpips}; {remedy}")
     digests = {name: sha256(path) for name, path in pictures.items()}
     pieces: list[tuple[str, Piece | Missing]] = [
         (name, each if isinstance(each, Missing) else Piece.of(path, digests[name], each, lpips))

@@ -38,9 +38,8 @@ NOTE = (
     "over draws of the photos, which says nothing of other training runs. Not decided: the "
     f"interval holds both answers, or two codecs are less than {EQUAL_DB} dB apart, as two seeds "
     "may be. Additional bits: of the second layer alone, against all bits of codecs of one layer. "
-    "At equal AP the LIC of the lowest λ counts in larger quantisation steps, too; one trained for "
-    "so few bits would hardly need more. Of SA-ICM (arXiv 2403.04173) the abstract and a table "
-    "were at hand, of FR and PR (arXiv 2506.19297) only the abstract."
+    "Of SA-ICM (arXiv 2403.04173) the abstract and a table were at hand, of FR and PR (arXiv "
+    "2506.19297) only the abstract."
 )
 
 
@@ -372,15 +371,21 @@ def _spelled(delta: Delta, digits: int, unit: str, sign: str = "+") -> str:
 
 
 def setting(study: Params, photos: str, masks: str, millions: float) -> str:
-    """What kind of study the verdicts come from, in one sentence: its photos and its masks in
-    words, and the parameters of its largest codec in millions."""
+    """What kind of study the verdicts come from: its photos and its masks in words, the parameters
+    of its largest codec in millions, and the LIC's larger steps, if a detector saw any."""
     codecs = (study.sa_icm, study.lic, study.fusion, study.difference)
     fewest, most = min(c.budget for c in codecs), max(c.budget for c in codecs)
     steps = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     new = [c.init.endswith(("/scratch", "/principal")) for c in codecs]
     start = "nothing" if all(new) else "trained weights" + " or from nothing" * any(new)
+    larger = ", ".join(f"{step:g}" for step in study.detect.lic_steps)
+    coarser = (
+        f" The base is set beside a LIC that is also coded in steps of {larger} at its lowest λ; "
+        "one trained for so few bits would hardly need more."
+    )
+    coarser = coarser if larger and study.detect.detector != "none" else ""
     return (
         f"What kind of study this is: {photos}, codecs of {millions:.1f} M parameters (the paper: "
         f"{complexity.TABLE_I[5]} M), trained here for {steps} steps from {start} (the paper: "
-        f"about 740,000 steps), edge masks by {masks}."
+        f"about 740,000 steps), edge masks by {masks}.{coarser}"
     )

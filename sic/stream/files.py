@@ -43,10 +43,10 @@ class Coded:
 class Sources:
     """Which pictures the streams of a folder were made from: ``.sources``, kept beside them.
 
-    A line is added for each stream, the picture's SHA-256, the steps asked for if they are not 1,
-    and the stream's path below the folder; the last line of a stream holds.  A stream's date tells
-    nothing: a picture that takes the place of another may be older.  The folder need not be there
-    yet.
+    A line is added for each stream, the picture's SHA-256, the steps asked for by layer if they are
+    not 1, and the stream's path below the folder; the last line of a stream holds.  A stream's date
+    tells nothing: a picture that takes the place of another may be older.  The folder need not be
+    there yet.
     """
 
     #: In place of the checksum while a stream is being replaced.
@@ -136,7 +136,9 @@ def encode(
     """
     from sic import images
 
-    asked = "" if steps == (1, 1) else f" {steps}"
+    # By layer, base first; a list, as earlier versions noted (step, base_step) whatever the layers.
+    layers = [steps[0]] if codec.enhancement is None else [steps[1], steps[0]]
+    asked = "" if all(step == 1 for step in layers) else f" {layers}"
     notes = {job: _digest(job.source) + asked for job in jobs} if sources else {}
     if sources:
         same = [job for job in jobs if sources.of(job.target) == notes[job]]
@@ -350,11 +352,13 @@ def _digest(path: Path) -> str:
 
 
 def _written(codec: "ScalableCodec", job: Job, split: bool) -> bool:
-    """Whether the target is whole, and of these weights."""
+    """Whether the target is whole, of these weights, and its second file, if any, belongs to it."""
     try:
-        first = read_layers(read(job.target))
-        layers = first + (read_layers(read(second_file(job.target))) if split else [])
+        first = read(job.target)
+        layers = read_layers(first + (read(second_file(job.target)) if split else b""))
     except SicError:
         return False
     wanted = [one.weights for one in codec.codecs]
-    return [layer.weights for layer in layers] == wanted and (not split or len(first) == 1)
+    return [layer.weights for layer in layers] == wanted and (
+        not split or layers[0].size == len(first)
+    )

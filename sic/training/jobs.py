@@ -266,39 +266,51 @@ def ship(
     shipped first; ``train.half`` lets what builds on one train on just the weights that stand
     beside it.  Codecs that were shipped before keep their files.  Raises SicError for a name that
     is no codec, and for a codec that has not been trained, or on another base than the one that is
-    shipped.
+    shipped; nothing is written then.
     """
     known = study.codecs
     if unknown := [name for name in names if name not in known]:
         raise SicError(f"no codec {unknown[0]} in params.yaml: there are {', '.join(known)}")
-    for name in sorted(names, key=known.index):
+    names = sorted(names, key=known.index)
+    files = {name: folder / f"{name}.safetensors" for name in known}
+    for name in known:  # the cards will describe them
+        if name not in names and files[name].is_file():
+            weights.metadata(files[name])
+    ready, rounded = dict[str, tuple[dict[str, Any], pd.DataFrame]](), dict[str, str]()
+    for name in names:
         source = checkpoint(name, artifacts)
         origin: dict[str, Any] = weights.metadata(source)["origin"]
-        _check_base(source, origin, folder / f"{study.base}.safetensors")
-        codec = weights.load(source)
-        round_to_half(codec)
-        history = pd.read_csv(artifacts / name / "history.csv")
-        write_text(folder / f"{name}.csv", history.to_csv(index=False))
+        rounded[name] = weights.fingerprint(round_to_half(weights.load(source)))
+        _check_base(source, origin, files[study.base], rounded.get(study.base))
+        if not (path := source.with_name("history.csv")).is_file():
+            raise SicError(f"no {path}: {source} was not trained here; copy it to {files[name]}")
+        history = pd.read_csv(path)
         last = history[history.split == "validation"].iloc[-1]
         measured = last[["loss", "bpp", "psnr"]].dropna()  # no PSNR where there was no edge
         origin["validation"] = {str(key): float(value) for key, value in measured.items()}
-        weights.save(folder / f"{name}.safetensors", codec, origin)
+        ready[name] = origin, history
+    for name, (origin, history) in ready.items():
+        source = checkpoint(name, artifacts)
+        write_text(folder / f"{name}.csv", history.to_csv(index=False))
+        weights.save(files[name], round_to_half(weights.load(source)), origin)
         if made := _made(work.record(name, artifacts), source):
-            _keep(work.record(name, folder), made, folder / f"{name}.safetensors")
+            _keep(work.record(name, folder), made, files[name])
     cards = folder / "cards.md"
-    write_text(cards, _cards([n for n in known if (folder / f"{n}.safetensors").is_file()], folder))
+    write_text(cards, _cards([name for name in known if files[name].is_file()], folder))
     return cards
 
 
 @torch.no_grad()
-def round_to_half(codec: TCM) -> None:
-    """Round every parameter to the nearest value that float16 holds, in place."""
+def round_to_half(codec: AnyCodec) -> AnyCodec:
+    """Round every parameter to the nearest value that float16 holds, in place; give the codec."""
     for parameter in codec.parameters():
         parameter.copy_(parameter.half().float())
+    return codec
 
 
-def _check_base(source: Path, origin: dict[str, Any], shipped: Path) -> None:
-    if "base" in origin and origin["base"] != weights.metadata(shipped)["fingerprint"]:
+def _check_base(source: Path, origin: dict[str, Any], shipped: Path, now: str | None) -> None:
+    # The base that stands there, or that will: `now` is its fingerprint if it is shipped as well.
+    if "base" in origin and origin["base"] != (now or weights.metadata(shipped)["fingerprint"]):
         raise SicError(
             f"{source} was trained on another base than {shipped}; train both with `train.half: "
             "true`, and ship the base first"
@@ -306,7 +318,8 @@ def _check_base(source: Path, origin: dict[str, Any], shipped: Path) -> None:
 
 
 def _cards(names: list[str], folder: Path) -> str:
-    """One row per codec, from the metadata of its file and the record of how it was made."""
+    """One row per codec, from the metadata of its file and the record of how it was made.  Weights
+    that were imported, or not shipped from here, have dashes for what is not known of them."""
     head = (
         *("file", "λ", "steps", "from", "photos", "batch × crop", "learning rate", "seed"),
         *("validation bpp", "PSNR (dB)", "parameters", "bytes", "fingerprint", "made by"),
@@ -315,18 +328,19 @@ def _cards(names: list[str], folder: Path) -> str:
     for name in names:
         path = folder / f"{name}.safetensors"
         about = weights.metadata(path)
-        origin, settings = about["origin"], about["origin"]["train"]
+        origin, tested = about["origin"], about["origin"].get("validation")
+        source = f"imported: {origin['imported']}" if "imported" in origin else "–"
+        training = "{batch} × {crop}²", "{learning_rate:g} {schedule}"
         cells = (
             f"`{name}.safetensors`",
-            origin["lmbda"],
-            origin["steps"],
-            origin["init"],
-            origin["photos"],
-            f"{settings['batch']} × {settings['crop']}²",
-            f"{settings['learning_rate']:g} {settings['schedule']}",
-            origin["seed"],
-            f"{origin['validation']['bpp']:.3f}",
-            f"{origin['validation'].get('psnr', math.nan):.2f}",
+            origin.get("lmbda", "–"),
+            origin.get("steps", "–"),
+            origin.get("init", source),
+            origin.get("photos", "–"),
+            *(cell.format(**origin["train"]) if "train" in origin else "–" for cell in training),
+            origin.get("seed", "–"),
+            f"{tested['bpp']:.3f}" if tested else "–",
+            f"{tested.get('psnr', math.nan):.2f}" if tested else "–",
             f"{sum(p.numel() for p in weights.build(about['settings']).parameters()):,}",
             f"{path.stat().st_size:,}",
             f"`{about['fingerprint'][:16]}`",
