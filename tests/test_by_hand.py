@@ -34,7 +34,7 @@ def study() -> params.Params:
     for codec, key in (("vvc", "qp"), ("vvc_m", "qp"), ("hevc", "qp"), ("avif", "quality")):
         content["evaluate"][codec][key] = []
     content["evaluate"]["jpeg_xl"]["distance"] = []
-    content["detect"] |= {"root": "photos", "annotations": "photo.json"}
+    content["detect"] |= {"root": "photos", "annotations": "photo.json", "lic_steps": []}
     content["detect"]["weights"] = str(ROOT / content["detect"]["weights"])
     found = params.Params.model_validate(content)
     others = {key: getattr(found, key) for key in ("lic", "difference")}
