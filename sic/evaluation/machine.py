@@ -220,18 +220,17 @@ def _rows(points: Sequence[Point], kind: Kind) -> Iterator[dict[str, Any]]:
         if known and not point.codec.startswith(LAYERED):
             of.setdefault(point.codec, []).append(point)
     fronts = {codec: _fronts(found, kind) for codec, found in of.items()}
-    for tested, other in ((t, o) for t in (BASE, HUMAN) if t in of for o in of):
-        if other in (tested, BASE):
-            continue
+    for tested in (codec for codec in (BASE, HUMAN) if codec in of):
         own = [point for point in of[tested] if not point.in_steps]
-        about: dict[str, Any] = {"tested": tested, "other": other, "accuracy": NAMES[kind]}
-        about["images"] = of[tested][0].images
-        if len(own) > 1:
-            curve = _fronts(own, kind)
-            deltas = [_delta(curve, fronts[other], what) for what in ("rate", "quality")]
-            yield about | {"point": ""} | _columns(*deltas)
-        for point in own if tested == BASE else ():
-            yield about | _at(point, kind, fronts[other])
+        curve = _fronts(own, kind) if len(own) > 1 else []
+        for other in (codec for codec in of if codec not in (tested, BASE)):
+            about: dict[str, Any] = {"tested": tested, "other": other, "accuracy": NAMES[kind]}
+            about["images"] = of[tested][0].images
+            if curve:
+                deltas = [_delta(curve, fronts[other], what) for what in ("rate", "quality")]
+                yield about | {"point": ""} | _columns(*deltas)
+            for point in own if tested == BASE else ():
+                yield about | _at(point, kind, fronts[other])
 
 
 def _fronts(points: Sequence[Point], kind: Kind) -> list[Front]:

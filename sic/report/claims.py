@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sic.codec import complexity
 from sic.evaluation import bd, machine, rate_distortion
 from sic.evaluation.bd import BASE, Delta
+from sic.evaluation.detection import NONE
 from sic.params import Params
 from sic.report.figures import TABLE_II
 from sic.report.findings import BASE_DB, BASE_SHARE, EQUAL_DB, SETTLED_DB, SETTLED_M, proposed
@@ -378,12 +379,13 @@ def setting(study: Params, photos: str, masks: str, millions: float) -> str:
     steps = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     new = [c.init.endswith(("/scratch", "/principal")) for c in codecs]
     start = "nothing" if all(new) else "trained weights" + " or from nothing" * any(new)
-    larger = ", ".join(f"{step:g}" for step in study.detect.lic_steps)
-    coarser = (
-        f" The base is set beside a LIC that is also coded in steps of {larger} at its lowest λ; "
-        "one trained for so few bits would hardly need more."
-    )
-    coarser = coarser if larger and study.detect.detector != "none" else ""
+    coarser = ""
+    if study.detect.lic_steps and study.detect.detector != NONE:
+        larger = ", ".join(f"{step:g}" for step in study.detect.lic_steps)
+        coarser = (
+            f" The base is set beside a LIC that is also coded in steps of {larger} at its lowest "
+            "λ; one trained for so few bits would hardly need more."
+        )
     return (
         f"What kind of study this is: {photos}, codecs of {millions:.1f} M parameters (the paper: "
         f"{complexity.TABLE_I[5]} M), trained here for {steps} steps from {start} (the paper: "
